@@ -1,0 +1,2 @@
+//! corelet.
+fn main() {}

@@ -1,0 +1,119 @@
+//! What the node needs of its host, as traits: hypervisor, storage and network.
+//!
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images), `network` (bridge) and, for tests and scale,
+//! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
+//! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
+
+mod error;
+mod types;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
+
+pub use error::{ErrorKind, HostError};
+pub use types::*;
+
+/// Result of a host operation.
+pub type Result<T> = std::result::Result<T, HostError>;
+
+/// Domains, their filters and their events.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Every domain of the host with its state, in one call.
+    async fn domains(&self) -> Result<Vec<DomainStatus>>;
+
+    /// State of one domain; [`ErrorKind::NotFound`] when there is none.
+    async fn domain(&self, id: GuestId) -> Result<DomainStatus>;
+
+    /// Defines the filter and the domain of a guest (contract §11.2, §11.3). All or nothing.
+    async fn define(&self, guest: &GuestConfig) -> Result<()>;
+
+    /// Removes the domain and its filter; unchanged when there is none. Refused while it runs ([`ErrorKind::Busy`]).
+    async fn undefine(&self, id: GuestId) -> Result<Change>;
+
+    /// Starts a defined domain; unchanged when it runs already.
+    async fn start(&self, id: GuestId) -> Result<Change>;
+
+    /// Asks the guest to shut down (ACPI); returns when asked, not when done.
+    async fn shutdown(&self, id: GuestId) -> Result<()>;
+
+    /// Asks the guest to reboot (ACPI).
+    async fn reboot(&self, id: GuestId) -> Result<()>;
+
+    /// Presses the reset button.
+    async fn reset(&self, id: GuestId) -> Result<()>;
+
+    /// Ends the QEMU process; unchanged when there is none.
+    async fn destroy(&self, id: GuestId) -> Result<Change>;
+
+    /// libvirt's autostart flag.
+    async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change>;
+
+    /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
+    async fn sample(&self, id: GuestId) -> Result<DomainSample>;
+
+    /// Replaces the rules of a guest's filter; a running guest feels it at once.
+    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
+
+    /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
+    fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
+}
+
+/// Pools and volumes.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// Defines, builds, starts and marks for autostart a local directory pool; returns what it is. Unchanged when it is there with the same target.
+    async fn ensure_local_pool(&self, name: &str, target: &str) -> Result<Pool>;
+
+    /// The pool as libvirt has it, with its volumes' names; [`ErrorKind::NotFound`] when there is none.
+    async fn pool(&self, name: &str) -> Result<Pool>;
+
+    /// Stops and undefines a pool. Its files stay, an empty directory is removed.
+    async fn remove_pool(&self, name: &str) -> Result<Change>;
+
+    /// Creates a blank qcow2 volume of `capacity` bytes (contract §11.1).
+    async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo>;
+
+    /// Deletes a volume; unchanged when there is none.
+    async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change>;
+
+    /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
+    /// Paths that can't be read are named in the result and do not stop the others.
+    async fn space(&self, paths: &[String]) -> DiskSpace;
+}
+
+/// The bridge that guests are joined to and the domain is reached through.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Name, index, MAC and first IPv4 address, read anew on each call.
+    fn bridge(&self) -> Result<Bridge>;
+}
+
+/// The three of them.
+#[derive(Clone)]
+pub struct Host {
+    /// Domains.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Volumes.
+    pub storage: Arc<dyn Storage>,
+    /// Bridge.
+    pub network: Arc<dyn Network>,
+}
+
+/// A Linux bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// For example "br0".
+    pub name: String,
+    /// Interface index, for multicast membership.
+    pub index: u32,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// First IPv4 address, when it has one.
+    pub address: Option<Ipv4Addr>,
+}

@@ -1,0 +1,88 @@
+//! Values that the host traits take and give.
+
+use crate::model::{GuestId, PowerState};
+
+/// Whether an idempotent operation had something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The host is different now.
+    Changed,
+    /// It was as wanted already.
+    Unchanged,
+}
+
+/// A domain as libvirt lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainStatus {
+    /// UUID.
+    pub id: GuestId,
+    /// libvirt's name of it.
+    pub name: String,
+    /// Runs or not.
+    pub power: PowerState,
+    /// libvirt's autostart flag.
+    pub autostart: bool,
+}
+
+/// Counters of a running domain since it was started, and its memory and disk figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DomainSample {
+    /// CPU time used, nanoseconds.
+    pub cpu_time_ns: u64,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory free for use in the guest, bytes (usable, else unused, else maximum − rss: contract §14 B7).
+    pub memory_available: u64,
+    /// Bytes that the guest's disks may still grow on the host: capacity − allocation over all disks (contract §14 B8).
+    pub disk_available: u64,
+    /// Bytes read from disks.
+    pub disk_read: u64,
+    /// Bytes written to disks.
+    pub disk_written: u64,
+    /// Bytes received by the guest.
+    pub net_received: u64,
+    /// Bytes sent by the guest.
+    pub net_sent: u64,
+}
+
+/// What libvirt tells without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// The connection is up (again); everything is told anew.
+    Connected(Vec<DomainStatus>),
+    /// The connection broke; it is being re-made.
+    Disconnected(String),
+    /// A domain started or stopped.
+    Power {
+        /// Which.
+        id: GuestId,
+        /// Now.
+        power: PowerState,
+    },
+    /// A domain disappeared from libvirt.
+    Undefined(GuestId),
+    /// A domain appeared in libvirt or its definition changed.
+    Defined(GuestId),
+}
+
+/// A volume after its creation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// File.
+    pub path: String,
+    /// libvirt's key.
+    pub key: String,
+    /// Virtual size, bytes.
+    pub capacity: u64,
+}
+
+/// Space of some file systems.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes free for unprivileged users.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Paths that could not be read, with the reason.
+    pub unreadable: Vec<String>,
+}

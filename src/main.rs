@@ -1,0 +1,2 @@
+//! cell.
+fn main() {}
