@@ -35,3 +35,5 @@
 pub mod host;
 pub mod model;
 pub mod proto;
+pub mod store;
+pub mod txn;

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod guest;
 pub mod id;
+pub mod lifecycle;
 pub mod network;
 pub mod policy;
 pub mod secret;
