@@ -35,3 +35,4 @@
 pub mod host;
 pub mod model;
 pub mod proto;
+pub mod store;
