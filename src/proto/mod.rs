@@ -5,4 +5,7 @@
 //! Layers from the wire up: `fec` (packets and parity) ▸ `kcp` (order and retransmission) ▸ `message` (JSON objects) ▸ `peer` (the life of a
 //! connection); `discovery` stands beside them.
 
+pub mod fec;
+pub mod kcp;
 pub mod message;
+pub mod transport;
