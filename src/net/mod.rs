@@ -6,16 +6,16 @@
 
 mod driver;
 mod error;
+mod handle;
 mod interface;
 mod listener;
 mod multicast;
 mod rate_limit;
 mod socket;
-#[cfg(test)]
-mod tests;
 
-pub use driver::{domain, DomainConfig, DomainEvent, DomainHandle, DomainStatus, Driver, Outbound};
+pub use driver::{domain, Driver};
 pub use error::{NetError, SendError};
+pub use handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound};
 pub use interface::Interface;
-pub use listener::{Discovery, Listener, ListenerConfig, ListenerHandle};
+pub use listener::{Discovery, Listener, ListenerConfig, ListenerHandle, PORTS};
 pub use rate_limit::RateLimit;

@@ -25,11 +25,7 @@ pub(super) struct Multicast {
 impl Multicast {
     /// Hears what is sent to `group`:`port` on this interface. Several processes of a host may do so at once.
     pub(super) fn join(group: Ipv4Addr, port: u16, interface: Interface) -> Result<Self, NetError> {
-        let failed = |source| NetError::Join {
-            group: SocketAddrV4::new(group, port),
-            interface: interface.name.clone(),
-            source,
-        };
+        let failed = |source| NetError::Join { group: SocketAddrV4::new(group, port), interface: interface.name.clone(), source };
         let receiver = receiver(group, port, interface.index).map_err(failed)?;
         let sender = sender().map_err(failed)?;
         Ok(Self { receiver, sender, group, interface })
@@ -51,8 +47,7 @@ impl Multicast {
         let parts = [IoSlice::new(datagram)];
         self.sender.try_io(Interest::WRITABLE, || {
             let control = [ControlMessage::Ipv4PacketInfo(&info)];
-            sendmsg(self.sender.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&target))
-                .map_err(io::Error::from)
+            sendmsg(self.sender.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&target)).map_err(io::Error::from)
         })?;
         Ok(())
     }

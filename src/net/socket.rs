@@ -1,10 +1,11 @@
-//! Plain UDP sockets with room for a burst.
+//! Plain UDP sockets with room for a burst, and the drivers' clock.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use socket2::SockRef;
 use tokio::net::UdpSocket;
+use tokio::time::{sleep_until, Instant};
 
 use super::error::NetError;
 
@@ -40,5 +41,13 @@ pub(super) fn local_v4(socket: &UdpSocket) -> io::Result<SocketAddrV4> {
     match socket.local_addr()? {
         SocketAddr::V4(address) => Ok(address),
         SocketAddr::V6(address) => Err(io::Error::other(format!("{address} is not an IPv4 address"))),
+    }
+}
+
+/// Waits for the moment, for ever where there is none.
+pub(super) async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

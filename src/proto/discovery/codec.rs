@@ -88,12 +88,8 @@ pub fn encode_ping(id: u16, domain: &str) -> Vec<u8> {
 
 /// The echo that tells `requestor` where the Core `core` takes connections.
 pub fn encode_echo(id: i64, requestor: Ipv4Addr, core: SocketAddrV4) -> Vec<u8> {
-    let service = Service {
-        kind: CORE_SERVICE.into(),
-        protocol: KCP_PROTOCOL.into(),
-        address: core.ip().to_string(),
-        port: core.port().into(),
-    };
+    let service =
+        Service { kind: CORE_SERVICE.into(), protocol: KCP_PROTOCOL.into(), address: core.ip().to_string(), port: core.port().into() };
     let requestor = requestor.to_string();
     encode(&Wire { kind: ECHO, id, domain: String::new(), requestor, services: Some(vec![service]) })
 }
@@ -112,12 +108,7 @@ pub fn decode_echo(datagram: &[u8]) -> Result<Echo, DiscoveryError> {
 }
 
 /// The Core's side: the echo to a ping for our own domain that came from `source`.
-pub fn answer(
-    datagram: &[u8],
-    source: Ipv4Addr,
-    domain: &str,
-    core: SocketAddrV4,
-) -> Result<Vec<u8>, DiscoveryError> {
+pub fn answer(datagram: &[u8], source: Ipv4Addr, domain: &str, core: SocketAddrV4) -> Result<Vec<u8>, DiscoveryError> {
     let wire = decode(datagram, PING)?;
     if wire.domain != domain {
         return Err(DiscoveryError::Domain(quote(&wire.domain)));

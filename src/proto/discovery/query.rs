@@ -51,13 +51,7 @@ pub struct Query {
 
 impl Query {
     /// A query that pings at once. The ids come from `generator`; `distrusted` are addresses that failed lately.
-    pub fn new(
-        now: Duration,
-        domain: &str,
-        timing: QueryTiming,
-        generator: fastrand::Rng,
-        distrusted: Vec<SocketAddrV4>,
-    ) -> Self {
+    pub fn new(now: Duration, domain: &str, timing: QueryTiming, generator: fastrand::Rng, distrusted: Vec<SocketAddrV4>) -> Self {
         Self {
             timing,
             domain: domain.into(),

@@ -5,9 +5,6 @@
 //! second connection gets its handshake and nothing else, its keep-alives count for the first, its "closed" removes the first.
 //! Without it the newer connection replaces the older.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -34,13 +31,7 @@ pub struct HubConfig {
 impl HubConfig {
     /// As the real Core.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            timing: Timing::CORE,
-            transport: TransportConfig::default(),
-            shadow_same_name: true,
-            max_connections: 1024,
-        }
+        Self { name: name.into(), timing: Timing::CORE, transport: TransportConfig::core(0), shadow_same_name: true, max_connections: 1024 }
     }
 }
 
@@ -157,6 +148,11 @@ impl Hub {
         }
     }
 
+    /// Whether a connection with this address exists.
+    pub fn knows(&self, remote: SocketAddrV4) -> bool {
+        self.entries.contains_key(&remote)
+    }
+
     /// True when no connection is left.
     pub fn is_idle(&self) -> bool {
         self.entries.is_empty()
@@ -196,8 +192,7 @@ impl Hub {
             None if self.entries.len() >= self.config.max_connections => return,
             _ => {}
         }
-        let config =
-            PeerConfig { role: Role::Core, name: self.config.name.clone(), timing: self.config.timing };
+        let config = PeerConfig { role: Role::Core, name: self.config.name.clone(), timing: self.config.timing };
         let peer = Peer::new(now, config, TransportConfig { conv, ..self.config.transport.clone() });
         self.entries.insert(remote, Entry { name: String::new(), conv, peer });
     }

@@ -7,8 +7,6 @@
 
 mod types;
 mod vigil;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -115,23 +113,25 @@ impl Membership {
 
     /// The socket of the last [`Action::Open`] could not be opened.
     pub fn socket_failed(&mut self, now: Duration, reason: &str) {
-        if matches!(self.state, State::Connecting(_)) {
-            self.attempt_failed(now, reason);
-        }
+        self.attempt_failed(now, reason);
         self.advance(now);
     }
 
     /// The other end's host refused a datagram of the open socket: at present nobody listens there.
     pub fn socket_refused(&mut self, now: Duration) {
-        match &mut self.state {
-            State::Connecting(_) => self.attempt_failed(now, "nobody listens at this address"),
-            State::Joined(link, vigil) if vigil.refused(now, &link.peer) => {
-                self.stale_entry = false;
-                self.lose(now, "the Core's address refuses datagrams: the Core is not running", None);
+        let gone = match &mut self.state {
+            State::Joined(link, vigil) => vigil.refused(now, &link.peer),
+            State::Closing { link, .. } => {
+                link.peer.abandon(CloseReason::ByPeer);
+                false
             }
-            State::Closing { link, .. } => link.peer.abandon(CloseReason::ByPeer),
-            _ => {}
+            _ => false,
+        };
+        if gone {
+            self.stale_entry = false;
+            self.lose(now, "the Core's address refuses datagrams: the Core is not running", None);
         }
+        self.attempt_failed(now, "nobody listens at this address");
         self.advance(now);
     }
 
@@ -279,9 +279,7 @@ impl Membership {
     fn ask_around(&mut self, now: Duration) {
         let generator = fastrand::Rng::with_seed(self.generator.u64(..));
         let State::Joined(_, vigil) = &mut self.state else { return };
-        let query = vigil.query.get_or_insert_with(|| {
-            Query::new(now, &self.config.domain, self.config.query, generator, Vec::new())
-        });
+        let query = vigil.query.get_or_insert_with(|| Query::new(now, &self.config.domain, self.config.query, generator, Vec::new()));
         if let Some(ping) = query.poll_ping(now) {
             self.actions.push_back(Action::Ping(ping));
         }
@@ -337,26 +335,21 @@ impl Membership {
         self.release(now);
         match std::mem::replace(&mut self.state, State::Left) {
             State::Connecting(link) => {
-                let heard = link.peer.heard_datagram() > now.saturating_sub(self.config.connection.handshake);
-                self.stale_entry |= matches!(reason, CloseReason::HandshakeTimeout(_)) && heard;
-                self.state = State::Connecting(link);
-                self.forget(now, &reason.to_string());
+                // A Core that answered below the messages may have taken us although its introduction did not come through.
+                self.stale_entry |= matches!(reason, CloseReason::HandshakeTimeout(_)) && link.peer.was_heard();
+                self.retry_later(now, link.core, &reason.to_string());
             }
-            State::Joined(link, _) => {
+            State::Joined(mut link, _) => {
                 self.stale_entry = *reason != CloseReason::ByPeer;
-                self.tell_left(&link, &reason.to_string());
+                self.tell_left(&mut link, &reason.to_string());
                 self.pause(now, self.config.recovery.settle, self.config.core_address);
             }
-            State::Closing { link, then } => {
-                let silent = CloseReason::ByUs { acknowledged: false };
-                self.stale_entry = *reason == silent;
+            State::Closing { mut link, then } => {
+                self.stale_entry = *reason == CloseReason::ByUs { acknowledged: false };
                 match then {
-                    Some(core) if self.stale_entry => {
-                        self.state = State::Connecting(link);
-                        self.forget(now, &format!("the farewell to {core} was not acknowledged"));
-                    }
+                    Some(core) if self.stale_entry => self.retry_later(now, core, "it did not acknowledge a farewell"),
                     Some(core) => self.pause(now, self.config.recovery.settle, Some(core)),
-                    None => self.tell_left(&link, &reason.to_string()),
+                    None => self.tell_left(&mut link, &reason.to_string()),
                 }
             }
             other => self.state = other,
@@ -365,11 +358,11 @@ impl Membership {
 
     /// Ends a joined connection: with a farewell and a new connection to `reconnect`, or at once and with a new search.
     fn lose(&mut self, now: Duration, reason: &str, reconnect: Option<SocketAddrV4>) {
-        let link = match std::mem::replace(&mut self.state, State::Left) {
+        let mut link = match std::mem::replace(&mut self.state, State::Left) {
             State::Joined(link, _) => link,
             other => return self.state = other,
         };
-        self.tell_left(&link, reason);
+        self.tell_left(&mut link, reason);
         match reconnect {
             Some(core) => self.say_farewell(now, link, Some(core), self.config.recovery.farewell),
             None => {
@@ -392,15 +385,16 @@ impl Membership {
         self.actions.push_back(Action::CloseSocket);
     }
 
+    /// Gives up the attempt under way.
     fn attempt_failed(&mut self, now: Duration, reason: &str) {
-        self.actions.push_back(Action::CloseSocket);
-        self.forget(now, reason);
-    }
-
-    /// Gives up the attempt under way and tries again after a pause that grows with each failure.
-    fn forget(&mut self, now: Duration, reason: &str) {
         let State::Connecting(link) = &self.state else { return };
         let core = link.core;
+        self.actions.push_back(Action::CloseSocket);
+        self.retry_later(now, core, reason);
+    }
+
+    /// Tries again after a pause that grows with each failure.
+    fn retry_later(&mut self, now: Duration, core: SocketAddrV4, reason: &str) {
         self.distrust(now, core);
         self.failures = self.failures.saturating_add(1);
         self.tell(MemberEvent::AttemptFailed { core_address: core, reason: reason.into(), failures: self.failures });
@@ -429,15 +423,13 @@ impl Membership {
         self.distrusted.retain(|(_, until)| now < *until);
         let distrusted = self.distrusted.iter().map(|(core, _)| *core).collect();
         let generator = fastrand::Rng::with_seed(self.generator.u64(..));
-        self.state =
-            State::Searching(Query::new(now, &self.config.domain, self.config.query, generator, distrusted));
+        self.state = State::Searching(Query::new(now, &self.config.domain, self.config.query, generator, distrusted));
     }
 
     fn connect(&mut self, now: Duration, core: SocketAddrV4) {
         self.links += 1;
         let conv = self.generator.u32(1..);
-        let config =
-            PeerConfig { role: Role::Cell, name: self.config.name.clone(), timing: self.config.connection };
+        let config = PeerConfig { role: Role::Cell, name: self.config.name.clone(), timing: self.config.connection };
         let peer = Peer::new(now, config, TransportConfig { conv, ..self.config.transport.clone() });
         self.actions.push_back(Action::Open(core));
         self.state = State::Connecting(Box::new(Link {
@@ -459,8 +451,9 @@ impl Membership {
         }
     }
 
-    fn tell_left(&mut self, link: &Link, reason: &str) {
-        if link.announced {
+    /// Tells that a connection is gone which was announced before, once.
+    fn tell_left(&mut self, link: &mut Link, reason: &str) {
+        if std::mem::take(&mut link.announced) {
             self.tell(MemberEvent::Left { link: link.number, reason: reason.into() });
         }
     }

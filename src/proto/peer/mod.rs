@@ -6,8 +6,6 @@
 
 mod config;
 mod handshake;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -77,12 +75,18 @@ pub enum CloseReason {
 
 #[derive(Debug)]
 enum Stage {
-    Handshake { deadline: Duration },
+    Handshake {
+        deadline: Duration,
+    },
     Open,
     /// The farewell is on its way.
-    Closing { deadline: Duration },
+    Closing {
+        deadline: Duration,
+    },
     /// Told "closed"; acknowledges what is repeated.
-    Lingering { until: Duration },
+    Lingering {
+        until: Duration,
+    },
     Finished,
 }
 
@@ -93,6 +97,8 @@ pub struct Peer {
     transport: Transport,
     stage: Stage,
     events: VecDeque<PeerEvent>,
+    created: Duration,
+    /// When the handshake was complete; the grid of checks begins there.
     started: Duration,
     /// When the last valid message came.
     heard: Duration,
@@ -113,6 +119,7 @@ impl Peer {
             transport: Transport::new(transport),
             config,
             events: VecDeque::new(),
+            created: now,
             started: now,
             heard: now,
             heard_datagram: now,
@@ -139,6 +146,7 @@ impl Peer {
                 Err(MessageError::Fatal(reason)) => self.violated(now, reason),
             }
         }
+        self.handle_timeout(now); // a farewell may be acknowledged now
         Ok(())
     }
 
@@ -229,9 +237,26 @@ impl Peer {
         self.heard
     }
 
+    /// True once a datagram of this conversation came.
+    pub fn was_heard(&self) -> bool {
+        self.heard_datagram > self.created
+    }
+
     /// When the last datagram of this conversation came; the start where none came yet.
     pub fn heard_datagram(&self) -> Duration {
         self.heard_datagram
+    }
+
+    /// Asks the other end for a sign of life below the messages; whoever is there answers.
+    pub fn probe(&mut self) {
+        if matches!(self.stage, Stage::Open) {
+            self.transport.ask();
+        }
+    }
+
+    /// The other end's last word was that it knows nothing of this conversation: an old datagram, or it was restarted.
+    pub fn is_forgotten(&self) -> bool {
+        self.transport.is_forgotten()
     }
 
     /// Counts as hearing from the other end: a Core credits every keep-alive to the name it came under.
