@@ -121,6 +121,9 @@ pub struct Kcp {
     payload: usize,
     sender: Sender,
     receiver: Receiver,
+    start_sn: u32,
+    /// The peer's last word was that nothing of ours has arrived, although it had acknowledged something before.
+    forgotten: bool,
     /// Absent at a prompt end.
     tick: Option<Tick>,
 }
@@ -163,6 +166,8 @@ impl Kcp {
             payload: config.payload.max(MAX_CHUNK + HEADER),
             sender: Sender::new(config),
             receiver: Receiver::new(config),
+            start_sn: config.start_sn,
+            forgotten: false,
             tick: (!config.prompt).then_some(tick),
         }
     }
@@ -187,6 +192,9 @@ impl Kcp {
                 self.sender.set_peer_window(segment.window);
             }
             self.sender.acknowledge_below(segment.una);
+            if direct {
+                self.forgotten = segment.una == self.start_sn && self.sender.una() != self.start_sn;
+            }
             match segment.command {
                 Command::Push => self.receiver.push(segment.sn, segment.ts, segment.data),
                 Command::Ack => self.sender.acknowledge(segment.sn, segment.ts, now, direct),
@@ -267,6 +275,22 @@ impl Kcp {
             None => due,
         };
         at.map(Duration::from_millis)
+    }
+
+    /// Tells our window with the next datagram, unasked.
+    pub fn tell_window(&mut self) {
+        self.receiver.tell_window();
+    }
+
+    /// Asks the peer for its window with the next datagram; whoever is there answers, also one that knows nothing of the conversation.
+    pub fn ask_window(&mut self) {
+        self.sender.ask_window();
+    }
+
+    /// The peer's last word was that nothing of ours has arrived, although it had acknowledged something before: an old datagram, or
+    /// a peer that was restarted and took the conversation for a new one.
+    pub fn is_forgotten(&self) -> bool {
+        self.forgotten
     }
 
     /// A segment timed out so often that nobody can be there.

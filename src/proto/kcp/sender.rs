@@ -87,6 +87,16 @@ impl Sender {
         ring::ahead(self.una, self.flight.len())
     }
 
+    /// All before this number have arrived.
+    pub(super) fn una(&self) -> u32 {
+        self.una
+    }
+
+    /// Asks the peer for its window with the next datagram.
+    pub(super) fn ask_window(&mut self) {
+        self.ask = true;
+    }
+
     pub(super) fn reserve(&self, bytes: usize, segments: usize) -> Result<(), QueueFull> {
         let waiting = self.queue.len() + self.flight.len();
         if self.bytes.saturating_add(bytes) > self.queue_bytes || waiting.saturating_add(segments) > self.queue_segments {

@@ -95,6 +95,17 @@ impl Transport {
         conv.filter(|_| begins)
     }
 
+    /// What a Core that was restarted says to the question of a peer whose connection it knows nothing of: that nothing has arrived.
+    /// `None` unless the datagram is a well-formed data packet with such a question.
+    pub fn disown(datagram: &[u8]) -> Option<Vec<u8>> {
+        let payload = Packet::parse(datagram).ok()?.payload()?;
+        let segments = Segments::new(payload).collect::<Result<Vec<_>, _>>().ok()?;
+        let question = segments.iter().find(|segment| segment.command == Command::WindowAsk)?;
+        let mut stranger = Self::new(TransportConfig::new(question.conv));
+        stranger.kcp.tell_window();
+        stranger.poll_transmit(Duration::ZERO)
+    }
+
     /// The connection id.
     pub fn conv(&self) -> u32 {
         self.kcp.conv()
@@ -156,6 +167,17 @@ impl Transport {
             return Some(Duration::ZERO);
         }
         self.kcp.next_timeout()
+    }
+
+    /// Asks the peer for a sign of life with the next datagram; whoever is there answers, also one that knows nothing of the conversation.
+    pub fn ask(&mut self) {
+        self.kcp.ask_window();
+    }
+
+    /// The peer's last word was that nothing of ours has arrived, although it had acknowledged something before: an old datagram, or
+    /// a peer that was restarted. Cleared by the next datagram of a peer that remembers.
+    pub fn is_forgotten(&self) -> bool {
+        self.kcp.is_forgotten()
     }
 
     /// The peer has acknowledged nothing for so long and so many retransmissions that it cannot be there.
