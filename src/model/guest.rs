@@ -213,7 +213,7 @@ pub struct Guest {
 
 impl Guest {
     /// A finished, stopped guest.
-    pub fn new(config: GuestConfig) -> Self {
-        Self { config: Arc::new(config), created: true, progress: 0, power: PowerState::Stopped, address: None, media: None }
+    pub fn new(config: impl Into<Arc<GuestConfig>>) -> Self {
+        Self { config: config.into(), created: true, progress: 0, power: PowerState::Stopped, address: None, media: None }
     }
 }

@@ -121,14 +121,7 @@ mod tests {
             ),
             (
                 Phase::Lost,
-                [
-                    Err(Refusal::Lost),
-                    Err(Refusal::Lost),
-                    Err(Refusal::Lost),
-                    Err(Refusal::Lost),
-                    Err(Refusal::Lost),
-                    Ok(Phase::Gone),
-                ],
+                [Err(Refusal::Lost), Err(Refusal::Lost), Err(Refusal::Lost), Err(Refusal::Lost), Err(Refusal::Lost), Ok(Phase::Gone)],
             ),
             (Phase::Gone, [Err(Refusal::Gone); 6]),
         ];

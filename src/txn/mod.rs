@@ -18,6 +18,8 @@ pub mod node;
 mod params;
 pub mod secrets;
 mod session;
+#[cfg(test)]
+mod testing;
 mod undo;
 pub mod usage;
 

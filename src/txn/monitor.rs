@@ -29,18 +29,25 @@ pub async fn take(node: &Arc<Node>, event: HostEvent) {
             resync(node, &domains);
         }
         HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
-        HostEvent::Power { id, power } => {
-            let changed = moved(node, id, power);
-            if changed && power == PowerState::Running {
-                node.usage.started(id);
-            }
-        }
+        HostEvent::Power { id, power } => settle(node, id, power).await,
         HostEvent::Undefined(id) => {
             if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
                 tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");
             }
         }
         HostEvent::Defined(id) => returned(node, id).await,
+    }
+}
+
+/// A guest started or stopped. An event is as old as its way here, and a transaction may have gone further since: the state is asked for,
+/// and the event's word counts only when that fails.
+async fn settle(node: &Arc<Node>, id: GuestId, told: PowerState) {
+    if node.books.guest(id).is_err() {
+        return;
+    }
+    let power = node.host.hypervisor.domain(id).await.map_or(told, |status| status.power);
+    if moved(node, id, power) && power == PowerState::Running {
+        node.usage.started(id);
     }
 }
 
@@ -65,7 +72,8 @@ fn moved(node: &Arc<Node>, id: GuestId, power: PowerState) -> bool {
     let before = node.books.guest(id).map(|guest| guest.power);
     let changed = node.set_power(id, power);
     // From lost to stopped nothing changed for the Core, which has no such state.
-    let news = changed && !matches!((before, power), (Ok(PowerState::Lost), PowerState::Stopped) | (Ok(PowerState::Stopped), PowerState::Lost));
+    let news =
+        changed && !matches!((before, power), (Ok(PowerState::Lost), PowerState::Stopped) | (Ok(PowerState::Stopped), PowerState::Lost));
     if news && node.jobs.current(id).is_none() {
         tracing::info!(guest = %id, "guest is {} now", if power == PowerState::Running { "running" } else { "stopped" });
         node.announce_power(id, power, 0);

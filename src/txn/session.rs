@@ -3,10 +3,10 @@
 use crate::model::SessionId;
 
 /// How many transactions run at once.
-pub const SESSIONS: u32 = 1024;
+pub(super) const SESSIONS: u32 = 1024;
 
 /// Free and taken numbers.
-pub struct SessionTable {
+pub(super) struct SessionTable {
     taken: Vec<bool>,
     last: u32,
     active: usize,
@@ -14,12 +14,12 @@ pub struct SessionTable {
 
 impl SessionTable {
     /// Everything free; the first number handed out is 2, as in the reference.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { taken: vec![false; SESSIONS as usize], last: 1, active: 0 }
     }
 
     /// The next free number, or `None` when all are taken.
-    pub fn allocate(&mut self) -> Option<SessionId> {
+    pub(super) fn allocate(&mut self) -> Option<SessionId> {
         for step in 1..=SESSIONS {
             let number = (self.last - 1 + step) % SESSIONS + 1;
             let slot = self.taken.get_mut(slot(number))?;
@@ -34,7 +34,7 @@ impl SessionTable {
     }
 
     /// Gives a number back.
-    pub fn release(&mut self, session: SessionId) {
+    pub(super) fn release(&mut self, session: SessionId) {
         if let Some(slot) = self.taken.get_mut(slot(session.0)) {
             if std::mem::take(slot) {
                 self.active -= 1;
@@ -43,7 +43,7 @@ impl SessionTable {
     }
 
     /// How many are taken.
-    pub fn active(&self) -> usize {
+    pub(super) fn active(&self) -> usize {
         self.active
     }
 }

@@ -14,25 +14,25 @@ type Step = Pin<Box<dyn Future<Output = Result<(), HostError>> + Send>>;
 
 /// Steps to take back, in the order in which they were done.
 #[derive(Default)]
-pub struct Undo {
+pub(super) struct Undo {
     steps: Vec<(String, Step)>,
 }
 
 impl Undo {
     /// Registers the way back of a step. `left` names what stays behind when it fails.
-    pub fn push(&mut self, left: impl Into<String>, step: impl Future<Output = Result<(), HostError>> + Send + 'static) {
+    pub(super) fn push(&mut self, left: impl Into<String>, step: impl Future<Output = Result<(), HostError>> + Send + 'static) {
         self.steps.push((left.into(), Box::pin(step)));
     }
 
     /// The change is complete: nothing is taken back.
-    pub fn disarm(self) {}
+    pub(super) fn disarm(self) {}
 
     /// Takes everything back and returns the failure to answer with.
-    pub async fn run(mut self, cause: Failure) -> Failure {
+    pub(super) async fn run(mut self, cause: Failure) -> Failure {
         let mut left = Vec::new();
         while let Some((what, step)) = self.steps.pop() {
             if let Err(error) = step.await {
-                tracing::error!(left_behind = %what, "a step could not be taken back: {}", Failure::Host(HostError::from(error)));
+                tracing::error!(left_behind = %what, "a step could not be taken back: {}", Failure::Host(error));
                 left.push(what);
             }
         }

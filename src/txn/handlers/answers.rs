@@ -4,7 +4,7 @@ use crate::model::{Guest, PowerState};
 use crate::proto::message::{Key, Message};
 
 /// Adds the "config" fields of a guest (table of GetInstanceStatusResponse).
-pub fn with_config(answer: Message, guest: &Guest) -> Message {
+pub(super) fn with_config(answer: Message, guest: &Guest) -> Message {
     let config = &guest.config;
     let mut answer = answer
         .string(Key::Name, &config.name)
@@ -34,6 +34,6 @@ pub fn with_config(answer: Message, guest: &Guest) -> Message {
 }
 
 /// 0 stopped, 1 running (contract §15); the Core has no word for a lost guest, which does not run.
-pub fn power_to_wire(power: PowerState) -> u64 {
+pub(super) fn power_to_wire(power: PowerState) -> u64 {
     u64::from(power == PowerState::Running)
 }

@@ -13,7 +13,8 @@ use crate::txn::{Context, Failure};
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
     let pool = AddressPool { mode: Some(read_mode(params)?), ..AddressPool::read(params)? };
-    context.node.save(apply(&mut context.node.books.lock(), &pool)).await
+    let changed = apply(&mut context.node.books.lock(), &pool);
+    context.node.save(changed).await
 }
 
 /// What a pool's guests need for their addresses.

@@ -57,7 +57,9 @@ async fn check(context: &Context, root: &str) -> Result<Vec<Pool>, Failure> {
         let present = context.node.host.storage.pool(&pool.name).await?;
         if let Some(volume) = present.volumes.keys().next() {
             let (name, target) = (&pool.name, &present.target);
-            return Err(Failure::refused(format!("pool '{name}' still holds files, such as '{volume}' in '{target}'; move them away first")));
+            return Err(Failure::refused(format!(
+                "pool '{name}' still holds files, such as '{volume}' in '{target}'; move them away first"
+            )));
         }
     }
     Ok(pools)

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::model::address::rule_address_from_wire;
+use crate::model::extra::Extra;
 use crate::model::{AddressMode, GuestConfig, GuestId, Protocol, Rule, Secret, SecurityPolicy, Template};
 use crate::proto::message::Key;
 use crate::txn::params::Params;
@@ -87,6 +88,7 @@ impl Plan {
             send_speed,
             template: read_template(params)?,
             security: read_policy(params)?,
+            extra: Extra::default(),
         };
         Ok(Self { id, name, auto_start, disks, internal_address, external_address, rest })
     }
@@ -228,8 +230,8 @@ fn read_rule(params: Params<'_>, rule: &[u64]) -> Result<Rule, Failure> {
         1 => false,
         other => return Err(bad(format!("has action {other}: 0 (accept) or 1 (reject) is expected"))),
     };
-    let protocol = Protocol::from_wire(*protocol)
-        .ok_or_else(|| bad(format!("has protocol {protocol}: 0 (tcp), 1 (udp) or 2 (icmp) is expected")))?;
+    let protocol =
+        Protocol::from_wire(*protocol).ok_or_else(|| bad(format!("has protocol {protocol}: 0 (tcp), 1 (udp) or 2 (icmp) is expected")))?;
     let address =
         |number: u64| rule_address_from_wire(number).ok_or_else(|| bad(format!("has {number}, which is no IPv4 address as a number")));
     let target_port = u16::try_from(*port).map_err(|_| bad(format!("has port {port}: 0 to 65535 are expected")))?;
