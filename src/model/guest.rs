@@ -161,10 +161,10 @@ pub struct Template {
     /// "vnc" or "spice".
     pub control: String,
     /// "nec-xhci", or "" for libvirt's default.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub usb: String,
-    /// "usb", "virtio" or "" for none.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// "usb", "virtio" or "" for none; a template that is there but does not name one means none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tablet: String,
 }
 
