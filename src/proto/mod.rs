@@ -8,4 +8,6 @@
 pub mod fec;
 pub mod kcp;
 pub mod message;
+#[cfg(test)]
+pub(crate) mod sim_link;
 pub mod transport;
