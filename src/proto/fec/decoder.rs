@@ -52,6 +52,11 @@ impl Decoder {
         shards.iter().enumerate().filter(move |(index, _)| recovered & (1 << index) != 0).filter_map(|(_, shard)| unpad(shard))
     }
 
+    /// Bytes of shards held; bounded, whatever comes.
+    pub fn held_bytes(&self) -> usize {
+        self.groups.iter().flat_map(|group| &group.shards).map(Vec::capacity).sum()
+    }
+
     fn group_for(&mut self, packet: &Packet<'_>) -> Option<&mut Group> {
         self.clock += 1;
         let number = packet.group();
