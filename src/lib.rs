@@ -34,5 +34,6 @@
 
 pub mod host;
 pub mod model;
+pub mod observe;
 pub mod proto;
 pub mod store;
