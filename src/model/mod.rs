@@ -13,7 +13,7 @@ pub mod secret;
 pub mod volume;
 
 pub use guest::{Guest, GuestConfig, PowerState, Template};
-pub use id::{GuestId, SessionId};
+pub use id::{GuestId, InvalidGuestId, SessionId};
 pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
 pub use secret::Secret;
