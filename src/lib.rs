@@ -34,4 +34,5 @@
 
 pub mod host;
 pub mod model;
+pub mod net;
 pub mod proto;
