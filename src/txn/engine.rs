@@ -26,13 +26,14 @@ pub struct Engine {
     sessions: SessionTable,
     tasks: JoinSet<SessionId>,
     answer_within: Duration,
+    closed: bool,
 }
 
 impl Engine {
     /// An engine whose answers are out within `timeout`, the domain's configured timeout. One tenth of it is kept
     /// back, because the Core's own clock runs since before the request arrived (contract §5.3).
     pub fn new(node: Arc<Node>, timeout: Duration) -> Self {
-        Self { node, sessions: SessionTable::new(), tasks: JoinSet::new(), answer_within: timeout - timeout / 10 }
+        Self { node, sessions: SessionTable::new(), tasks: JoinSet::new(), answer_within: timeout - timeout / 10, closed: false }
     }
 
     /// How many transactions run.
@@ -47,6 +48,10 @@ impl Engine {
             self.refuse_unknown(link, &message);
             return;
         };
+        if self.closed {
+            self.refuse(link, &message, "this cell is shutting down");
+            return;
+        }
         let Some(session) = self.sessions.allocate() else {
             self.refuse(link, &message, &format!("this cell is busy: all its {SESSIONS} sessions are in use; try again later"));
             return;
@@ -110,15 +115,9 @@ impl Engine {
         }
     }
 
-    /// Waits until all transactions have ended, at most for `patience`; returns how many had not.
-    pub async fn drain(&mut self, patience: Duration) -> usize {
-        let deadline = Instant::now() + patience;
-        while !self.tasks.is_empty() {
-            if tokio::time::timeout_at(deadline, self.reap()).await.is_err() {
-                break;
-            }
-        }
-        self.tasks.len()
+    /// From now on new requests are refused; those under way go on.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 }
 
