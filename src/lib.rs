@@ -34,4 +34,7 @@
 
 pub mod host;
 pub mod model;
+pub mod net;
 pub mod proto;
+pub mod store;
+pub mod txn;

@@ -4,13 +4,20 @@
 //! and lenient where it is lenient (unknown fields, `null` for an empty list or map). Writing always gives an object that the Core can
 //! decode; what it cannot decode would make its connection deaf (contract §1).
 
+mod boundary;
+mod decoder;
+mod encoder;
 mod id;
 mod key;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use decoder::{Decoder as MessageDecoder, MessageError, MESSAGE_LIMIT};
+pub use encoder::{EncodeError, Encoder as MessageEncoder, SEND_LIMIT};
 pub use id::MessageId;
 pub use key::Key;
 
