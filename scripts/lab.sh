@@ -171,7 +171,7 @@ up() { # NAME [--cells N] [--owner PID]
   done
   wire "$name" "$cells"
   for n in $(seq "$cells"); do libvirt "$name" "cell$n" start; done
-  [ -z "$owner" ] || setsid "$SELF" _guard "$name" "$owner" </dev/null >/dev/null 2>&1 &
+  if [ -n "$owner" ]; then setsid "$SELF" _guard "$name" "$owner" </dev/null >/dev/null 2>&1 & fi
   trap - ERR EXIT
 }
 
