@@ -62,9 +62,8 @@ impl Engine {
     /// Answers a request that was JSON but no message of the contract.
     pub fn invalid(&mut self, link: u64, id: Option<MessageId>, from: u32, reason: &str) {
         self.node.counters.received.fetch_add(1, Ordering::Relaxed);
-        if let Some(id) = id.filter(|id| id.is_request() && from != 0) {
-            let request = Message::new(id).from_session(from);
-            self.refuse(link, &request, &format!("{id} can't be read: {reason}"));
+        if let Some(id) = id {
+            self.refuse(link, &Message::new(id).from_session(from), &format!("{id} can't be read: {reason}"));
         }
     }
 
@@ -74,18 +73,20 @@ impl Engine {
         } else {
             format!("no transaction of this cell waits for {} in session {}", message.id, SessionId(message.to))
         };
-        if message.id.is_request() && message.from != 0 {
-            self.refuse(link, message, &reason);
-        } else {
-            self.node.warnings.warn(format_args!("ignored: {reason}"));
-        }
+        self.refuse(link, message, &reason);
     }
 
+    /// Answers with a failure where somebody waits for an answer.
     fn refuse(&self, link: u64, request: &Message, reason: &str) {
-        self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
         self.node.warnings.warn(format_args!("refused {}: {reason}", request.id));
-        let answer = Message::new(request.id.response()).failed(reason).to_session(request.from);
-        self.node.outbox.send(Some(link), answer);
+        let answer = match handlers::find(request.id) {
+            Some(entry) => entry.answer,
+            None => request.id.is_request().then(|| request.id.response()),
+        };
+        if let Some(id) = answer.filter(|_| request.from != 0) {
+            self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
+            self.node.outbox.send(Some(link), Message::new(id).failed(reason).to_session(request.from));
+        }
     }
 
     fn run(&mut self, entry: Entry, session: SessionId, link: u64, message: Message) {

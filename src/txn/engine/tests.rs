@@ -27,6 +27,8 @@ async fn a_request_that_is_json_but_no_message_is_answered() {
     rig.engine.invalid(LINK, None, 12, "no id");
     rig.engine.invalid(LINK, Some(MessageId::GUEST_STARTED_EVENT), 12, "an event");
     assert_eq!(rig.sent(), [], "nobody waits for an answer to these");
+    rig.engine.invalid(LINK, Some(MessageId::COMPUTE_POOL_READY_EVENT), 13, "a broken event that is answered");
+    assert_eq!(rig.answer(13).await.id, MessageId::COMPUTE_CELL_READY_EVENT);
 }
 
 #[tokio::test(start_paused = true)]
