@@ -160,8 +160,8 @@ pub struct Template {
     /// "nec-xhci", or "" for libvirt's default.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub usb: String,
-    /// "usb", "virtio" or "" for none.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// "usb", "virtio" or "" for none. Left out when "": absent is none, not the default template's "usb".
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tablet: String,
 }
 
