@@ -32,6 +32,11 @@
     )
 )]
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod host;
 pub mod model;
+pub mod observe;
+pub mod process;
 pub mod proto;

@@ -10,6 +10,7 @@ pub mod id;
 pub mod network;
 pub mod policy;
 pub mod secret;
+pub mod service;
 pub mod volume;
 
 pub use guest::{Guest, GuestConfig, PowerState, Template};
@@ -17,6 +18,7 @@ pub use id::{GuestId, SessionId};
 pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
 pub use secret::Secret;
+pub use service::ServiceStatus;
 pub use volume::{Pool, PoolMode, Snapshot, StorageBook, Volume, VolumeGroup};
 
 /// Reads `null` as the type's default: Go writes a nil slice or map as `null`.
