@@ -71,7 +71,7 @@ impl Default for KcpConfig {
             receive_window: 256,
             prompt: true,
             interval: Duration::from_millis(10),
-            min_rto: Duration::from_millis(50),
+            min_rto: Duration::from_millis(30),
             max_rto: Duration::from_secs(1),
             fast_resend: 2,
             congestion_window: false,
@@ -291,6 +291,16 @@ impl Kcp {
     /// a peer that was restarted and took the conversation for a new one.
     pub fn is_forgotten(&self) -> bool {
         self.forgotten
+    }
+
+    /// Bytes that wait to be sent or acknowledged.
+    pub fn unsent_bytes(&self) -> usize {
+        self.sender.bytes()
+    }
+
+    /// Bytes of payload held in both directions; bounded by the windows and the cap of the send queue.
+    pub fn held_bytes(&self) -> usize {
+        self.sender.bytes() + self.receiver.bytes()
     }
 
     /// A segment timed out so often that nobody can be there.

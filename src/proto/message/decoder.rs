@@ -101,6 +101,11 @@ impl Decoder {
         }
     }
 
+    /// Bytes held for an object that is not complete.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     fn is_too_long(&self, end: usize) -> bool {
         end - self.start > MESSAGE_LIMIT
     }

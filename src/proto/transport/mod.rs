@@ -180,6 +180,16 @@ impl Transport {
         self.kcp.is_forgotten()
     }
 
+    /// Bytes of messages that wait to be sent or acknowledged.
+    pub fn unsent_bytes(&self) -> usize {
+        self.kcp.unsent_bytes()
+    }
+
+    /// Bytes held for the peer in both directions; bounded, whatever comes.
+    pub fn held_bytes(&self) -> usize {
+        self.kcp.held_bytes() + self.fec_in.held_bytes() + self.messages_in.held_bytes()
+    }
+
     /// The peer has acknowledged nothing for so long and so many retransmissions that it cannot be there.
     pub fn is_dead(&self) -> bool {
         self.kcp.is_dead()
