@@ -35,6 +35,7 @@
 pub mod host;
 pub mod model;
 pub mod net;
+pub mod observe;
 pub mod proto;
 pub mod store;
 pub mod txn;

@@ -6,6 +6,9 @@
 
 mod error;
 pub mod sim;
+pub mod libvirt;
+pub mod network;
+mod storage;
 mod types;
 
 use std::net::Ipv4Addr;

@@ -21,7 +21,6 @@ use super::socket::{bind, local_v4, reached, MAX_DATAGRAM};
 use crate::proto::discovery;
 use crate::proto::hub::{Hub, HubConfig, HubEvent};
 use crate::proto::message::Message;
-use crate::proto::transport::Transport;
 
 /// Ports that a Core tries in turn (contract §2.2).
 pub const PORTS: RangeInclusive<u16> = 5600..=5799;
@@ -209,11 +208,6 @@ impl Listener {
                 Err(_) => return, // nothing more, or a refusal by some peer's host: its silence will tell
             };
             let datagram = self.datagram.get(..length).unwrap_or_default();
-            if !self.hub.knows(remote) {
-                if let Some(answer) = Transport::disown(datagram) {
-                    let _ = self.socket.try_send_to(&answer, remote.into());
-                }
-            }
             if let Err(error) = self.hub.receive(now, remote, datagram) {
                 if let Some(more) = self.strangers.pass(now) {
                     warn!(more, "ignored a datagram from {remote}: {}", chain(&error));

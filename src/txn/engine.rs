@@ -26,13 +26,14 @@ pub struct Engine {
     sessions: SessionTable,
     tasks: JoinSet<SessionId>,
     answer_within: Duration,
+    closed: bool,
 }
 
 impl Engine {
     /// An engine whose answers are out within `timeout`, the domain's configured timeout. One tenth of it is kept
     /// back, because the Core's own clock runs since before the request arrived (contract §5.3).
     pub fn new(node: Arc<Node>, timeout: Duration) -> Self {
-        Self { node, sessions: SessionTable::new(), tasks: JoinSet::new(), answer_within: timeout - timeout / 10 }
+        Self { node, sessions: SessionTable::new(), tasks: JoinSet::new(), answer_within: timeout - timeout / 10, closed: false }
     }
 
     /// How many transactions run.
@@ -47,6 +48,10 @@ impl Engine {
             self.refuse_unknown(link, &message);
             return;
         };
+        if self.closed {
+            self.refuse(link, &message, "this cell is shutting down");
+            return;
+        }
         let Some(session) = self.sessions.allocate() else {
             self.refuse(link, &message, &format!("this cell is busy: all its {SESSIONS} sessions are in use; try again later"));
             return;
@@ -57,9 +62,8 @@ impl Engine {
     /// Answers a request that was JSON but no message of the contract.
     pub fn invalid(&mut self, link: u64, id: Option<MessageId>, from: u32, reason: &str) {
         self.node.counters.received.fetch_add(1, Ordering::Relaxed);
-        if let Some(id) = id.filter(|id| id.is_request() && from != 0) {
-            let request = Message::new(id).from_session(from);
-            self.refuse(link, &request, &format!("{id} can't be read: {reason}"));
+        if let Some(id) = id {
+            self.refuse(link, &Message::new(id).from_session(from), &format!("{id} can't be read: {reason}"));
         }
     }
 
@@ -69,18 +73,20 @@ impl Engine {
         } else {
             format!("no transaction of this cell waits for {} in session {}", message.id, SessionId(message.to))
         };
-        if message.id.is_request() && message.from != 0 {
-            self.refuse(link, message, &reason);
-        } else {
-            self.node.warnings.warn(format_args!("ignored: {reason}"));
-        }
+        self.refuse(link, message, &reason);
     }
 
+    /// Answers with a failure where somebody waits for an answer.
     fn refuse(&self, link: u64, request: &Message, reason: &str) {
-        self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
         self.node.warnings.warn(format_args!("refused {}: {reason}", request.id));
-        let answer = Message::new(request.id.response()).failed(reason).to_session(request.from);
-        self.node.outbox.send(Some(link), answer);
+        let answer = match handlers::find(request.id) {
+            Some(entry) => entry.answer,
+            None => request.id.is_request().then(|| request.id.response()),
+        };
+        if let Some(id) = answer.filter(|_| request.from != 0) {
+            self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
+            self.node.outbox.send(Some(link), Message::new(id).failed(reason).to_session(request.from));
+        }
     }
 
     fn run(&mut self, entry: Entry, session: SessionId, link: u64, message: Message) {
@@ -110,15 +116,9 @@ impl Engine {
         }
     }
 
-    /// Waits until all transactions have ended, at most for `patience`; returns how many had not.
-    pub async fn drain(&mut self, patience: Duration) -> usize {
-        let deadline = Instant::now() + patience;
-        while !self.tasks.is_empty() {
-            if tokio::time::timeout_at(deadline, self.reap()).await.is_err() {
-                break;
-            }
-        }
-        self.tasks.len()
+    /// From now on new requests are refused; those under way go on.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 }
 

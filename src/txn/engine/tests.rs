@@ -27,6 +27,8 @@ async fn a_request_that_is_json_but_no_message_is_answered() {
     rig.engine.invalid(LINK, None, 12, "no id");
     rig.engine.invalid(LINK, Some(MessageId::GUEST_STARTED_EVENT), 12, "an event");
     assert_eq!(rig.sent(), [], "nobody waits for an answer to these");
+    rig.engine.invalid(LINK, Some(MessageId::COMPUTE_POOL_READY_EVENT), 13, "a broken event that is answered");
+    assert_eq!(rig.answer(13).await.id, MessageId::COMPUTE_CELL_READY_EVENT);
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,13 +126,15 @@ async fn a_stuck_guest_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_gives_up_on_stragglers_and_counts_them() {
+async fn a_closed_engine_refuses_new_requests_and_ends_the_old() {
     let mut rig = Rig::new().await;
     let id = rig.with_guest(1).await;
-    rig.sim.set_deadline(TIMEOUT * 100);
-    rig.sim.hang(id);
+    rig.sim.set_latency(Operation::Start, TIMEOUT / 2);
     rig.engine.request(LINK, start_request(id).from_session(5));
-    assert_eq!(rig.engine.drain(TIMEOUT).await, 1);
+    rig.engine.close();
+    let refused = rig.ask(about(MessageId::GET_GUEST_REQUEST, id)).await;
+    assert_eq!(refused.error, "this cell is shutting down");
+    assert!(rig.answer(5).await.success);
 }
 
 /// A handler that is wrong.
