@@ -123,6 +123,16 @@ pub fn stop_guest(guest: GuestId, mode: StopMode) -> Message {
     of_instance(MessageId::STOP_INSTANCE_REQUEST, guest).uints(Key::Option, [reboot, force])
 }
 
+/// Fills a stopped guest's system disk anew from an image.
+pub fn reset_system(guest: GuestId, image: &ImageSource) -> Message {
+    Message::new(MessageId::RESET_SYSTEM_REQUEST)
+        .string(Key::Guest, guest.to_string())
+        .string(Key::Image, &image.id)
+        .string(Key::Host, &image.host)
+        .uint(Key::Port, image.port.into())
+        .uint(Key::Size, image.size)
+}
+
 fn of_instance(id: MessageId, guest: GuestId) -> Message {
     Message::new(id).string(Key::Instance, guest.to_string())
 }
