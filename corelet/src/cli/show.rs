@@ -12,9 +12,11 @@ use crate::guest::Guest;
 /// The Cells, and below them their guests.
 pub(crate) fn cells(cells: &[Cell]) -> String {
     let mut rows = vec![row(["CELL", "ADDRESS", "STATE", "GUESTS"])];
-    rows.extend(cells.iter().map(|cell| {
-        vec![cell.name.clone(), cell.address.ip().to_string(), cell_state(&cell.state), cell.guests.len().to_string()]
-    }));
+    rows.extend(
+        cells
+            .iter()
+            .map(|cell| vec![cell.name.clone(), cell.address.ip().to_string(), cell_state(&cell.state), cell.guests.len().to_string()]),
+    );
     let mut text = table(&rows);
     let guests: Vec<(&Cell, &Guest)> = cells.iter().flat_map(|cell| cell.guests.values().map(move |guest| (cell, guest))).collect();
     if !guests.is_empty() {
