@@ -161,6 +161,11 @@ impl Hub {
         }
     }
 
+    /// Whether messages to the node of this name are taken.
+    pub fn is_open(&self, name: &str) -> bool {
+        self.names.get(name).and_then(|remote| self.entries.get(remote)).is_some_and(|entry| entry.peer.is_open())
+    }
+
     /// True when no connection is left.
     pub fn is_idle(&self) -> bool {
         self.entries.is_empty()
