@@ -18,6 +18,11 @@ macro_rules! ids {
                     _ => None,
                 }
             }
+
+            /// The message with this name in the contract; the case of letters does not matter.
+            pub fn from_name(name: &str) -> Option<Self> {
+                [$(MessageId($number)),+].into_iter().find(|id| id.name().is_some_and(|own| own.eq_ignore_ascii_case(name)))
+            }
         }
     };
 }

@@ -18,6 +18,11 @@ macro_rules! keys {
                     _ => None,
                 }
             }
+
+            /// The key with this name in the contract; the case of letters does not matter.
+            pub fn from_name(name: &str) -> Option<Self> {
+                [$(Key($number)),+].into_iter().find(|key| key.name().is_some_and(|own| own.eq_ignore_ascii_case(name)))
+            }
         }
     };
 }
