@@ -12,10 +12,8 @@ use crate::error::StartError;
 /// Finds it, or tells which addresses there are.
 pub(crate) fn with_address(address: Ipv4Addr) -> Result<Interface, StartError> {
     let failed = |errno| StartError::Interfaces(io::Error::from(errno));
-    let present: Vec<(String, Ipv4Addr)> = getifaddrs()
-        .map_err(failed)?
-        .filter_map(|entry| Some((entry.interface_name, entry.address?.as_sockaddr_in()?.ip())))
-        .collect();
+    let present: Vec<(String, Ipv4Addr)> =
+        getifaddrs().map_err(failed)?.filter_map(|entry| Some((entry.interface_name, entry.address?.as_sockaddr_in()?.ip()))).collect();
     match present.iter().find(|(_, own)| *own == address) {
         None => Err(StartError::NoSuchAddress { address, present }),
         Some((name, _)) => {

@@ -90,15 +90,10 @@ impl Session {
             };
             let Some(event) = next else { return Ok(()) };
             if reports || !matches!(event.event, Event::StatusReport { .. }) {
-                let text = show::event(&event, |event| self.name_of(event));
+                let text = show::event(&event);
                 self.output.item(&text, &serde_json::to_value(&event).unwrap_or_default())?;
             }
         }
-    }
-
-    /// The name of the guest that an event is about.
-    pub(crate) fn name_of(&self, event: &Event) -> Option<String> {
-        Some(self.core.guest(event.cell(), event.guest()?)?.name)
     }
 
     async fn list(&self) -> Result<(), CliError> {
@@ -247,11 +242,7 @@ impl Session {
         let paths = self.core.query_storage(&cell).await?;
         let shared = self.core.get_cell(&cell).await?;
         let list = |paths: &[String]| paths.join(", ");
-        let mut entries = vec![
-            ("Mode", paths.mode.to_owned()),
-            ("System disks", list(&paths.system)),
-            ("Data disks", list(&paths.data)),
-        ];
+        let mut entries = vec![("Mode", paths.mode.to_owned()), ("System disks", list(&paths.system)), ("Data disks", list(&paths.data))];
         entries.extend(shared.iter().map(|pool| {
             let state = if pool.attached { "attached" } else { "not attached" };
             ("Shared pool", format!("{} {state} {}", pool.name, pool.error).trim_end().to_owned())
@@ -287,7 +278,13 @@ impl Session {
         Ok(self.output.result(command, &format!("{name} {word}"), json!({ "cell": cell, "id": guest, "name": name }))?)
     }
 
-    async fn await_event(&self, events: &mut Events, within: Duration, what: &str, fits: impl FnMut(&Event) -> bool) -> Result<(), CliError> {
+    async fn await_event(
+        &self,
+        events: &mut Events,
+        within: Duration,
+        what: &str,
+        fits: impl FnMut(&Event) -> bool,
+    ) -> Result<(), CliError> {
         events.wait(within, fits).await.map(drop).map_err(|error| late(error, what))
     }
 }
@@ -315,9 +312,7 @@ fn create_request(arguments: &CreateArgs, pool: &str) -> Result<CreateGuest, Cli
     };
     let template = match *arguments.template.as_slice() {
         [] => TemplateNumbers::default(),
-        [system, disk, network, display, control, usb, tablet] => {
-            TemplateNumbers { system, disk, network, display, control, usb, tablet }
-        }
+        [system, disk, network, display, control, usb, tablet] => TemplateNumbers { system, disk, network, display, control, usb, tablet },
         _ => return Err(CliError::Usage("--template takes seven numbers".into())),
     };
     let limits = match arguments.limits.as_slice() {

@@ -3,7 +3,8 @@
 use cell::proto::message::{Key, Message, MessageId};
 
 /// Help on the parameters.
-pub(crate) const HELP: &str = "Parameters: map.key=value, where map is b (true or false), s (text), u (number), i (signed number), f (fraction),\n\
+pub(crate) const HELP: &str =
+    "Parameters: map.key=value, where map is b (true or false), s (text), u (number), i (signed number), f (fraction),\n\
     ua or sa (lists, separated by commas), and key is a name or number of the contract.\n\
     A text value @cell stands for the Cell's name, and the name of a guest of the Cell as @guest:NAME for its id.\n\n\
     Examples:\n  \

@@ -106,9 +106,7 @@ pub fn start_guest(guest: GuestId, media: Option<&Media>) -> Message {
     let message = of_instance(MessageId::START_INSTANCE_REQUEST, guest).uint(Key::Option, media.is_some().into());
     match media {
         None => message,
-        Some(media) => {
-            message.string(Key::Source, &media.id).string(Key::Host, &media.host).uint(Key::Port, media.port.into())
-        }
+        Some(media) => message.string(Key::Source, &media.id).string(Key::Host, &media.host).uint(Key::Port, media.port.into()),
     }
 }
 

@@ -15,7 +15,9 @@ fn heads_with_blanks_and_comments_are_read() {
 
 #[test]
 fn other_files_are_refused() {
-    for head in ["P5\n2 1\n255\n", "P6\n2 1\n65535\n", "P6\n0 1\n255\n", "P6\n3 1\n255\n", "P6\n99999 99999\n255\n", "P6\n2", "P6\nx 1\n255\n", ""] {
+    for head in
+        ["P5\n2 1\n255\n", "P6\n2 1\n65535\n", "P6\n0 1\n255\n", "P6\n3 1\n255\n", "P6\n99999 99999\n255\n", "P6\n2", "P6\nx 1\n255\n", ""]
+    {
         let bytes = two_pixels(head);
         assert!(parse(&bytes).is_err(), "{head:?}");
     }

@@ -25,7 +25,9 @@ fn what_is_no_size_is_refused() {
 
 #[test]
 fn sizes_are_shown_in_the_greatest_unit() {
-    for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (64 << 20, "64 MiB"), (3 << 29, "1.5 GiB"), (u64::MAX, "16777215.9 TiB")] {
+    for (bytes, text) in
+        [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (64 << 20, "64 MiB"), (3 << 29, "1.5 GiB"), (u64::MAX, "16777215.9 TiB")]
+    {
         assert_eq!(show_size(bytes), text);
     }
 }
