@@ -17,11 +17,10 @@ use super::error::{NetError, SendError};
 use super::interface::Interface;
 use super::multicast::Multicast;
 use super::rate_limit::RateLimit;
-use super::socket::{bind, local_v4, reached, MAX_DATAGRAM};
+use super::socket::{bind, local_v4, reached, send_to, MAX_DATAGRAM};
 use crate::proto::discovery;
 use crate::proto::hub::{Hub, HubConfig, HubEvent};
 use crate::proto::message::Message;
-use crate::proto::transport::Transport;
 
 /// Ports that a Core tries in turn (contract §2.2).
 pub const PORTS: RangeInclusive<u16> = 5600..=5799;
@@ -209,11 +208,6 @@ impl Listener {
                 Err(_) => return, // nothing more, or a refusal by some peer's host: its silence will tell
             };
             let datagram = self.datagram.get(..length).unwrap_or_default();
-            if !self.hub.knows(remote) {
-                if let Some(answer) = Transport::disown(datagram) {
-                    let _ = self.socket.try_send_to(&answer, remote.into());
-                }
-            }
             if let Err(error) = self.hub.receive(now, remote, datagram) {
                 if let Some(more) = self.strangers.pass(now) {
                     warn!(more, "ignored a datagram from {remote}: {}", chain(&error));
@@ -270,7 +264,7 @@ impl Listener {
     fn flush(&mut self) {
         let now = self.now();
         while let Some((remote, datagram)) = self.hub.poll_transmit(now) {
-            let _ = self.socket.try_send_to(&datagram, remote.into()); // what is lost is sent again
+            let _ = send_to(&self.socket, &datagram, remote); // what is lost is sent again
         }
         while let Some(event) = self.pending.pop_front().or_else(|| self.hub.poll_event()) {
             match self.events.try_send(event) {

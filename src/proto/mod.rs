@@ -12,4 +12,6 @@ pub mod kcp;
 pub mod member;
 pub mod message;
 pub mod peer;
+#[cfg(test)]
+pub(crate) mod sim_link;
 pub mod transport;

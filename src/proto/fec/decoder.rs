@@ -12,7 +12,7 @@ const ALL_DATA: u16 = (1 << DATA_SHARDS) - 1;
 /// The receiver's half of the layer.
 ///
 /// It remembers the groups touched last, not a range of numbers: a packet from far away takes one place and moves nothing. Parity, which carries
-/// no connection id, opens a group only near one that data has opened.
+/// no connection id, opens a group only near one that has data.
 #[derive(Debug, Default)]
 pub struct Decoder {
     groups: Vec<Group>,
@@ -52,6 +52,11 @@ impl Decoder {
         shards.iter().enumerate().filter(move |(index, _)| recovered & (1 << index) != 0).filter_map(|(_, shard)| unpad(shard))
     }
 
+    /// Bytes of shards held; bounded, whatever comes.
+    pub fn held_bytes(&self) -> usize {
+        self.groups.iter().flat_map(|group| &group.shards).map(Vec::capacity).sum()
+    }
+
     fn group_for(&mut self, packet: &Packet<'_>) -> Option<&mut Group> {
         self.clock += 1;
         let number = packet.group();
@@ -66,8 +71,8 @@ impl Decoder {
     }
 
     fn is_near(&self, number: u32) -> bool {
-        let near = |group: &Group| distance(group.number, number) <= WINDOW_U32 && group.present & ALL_DATA != 0;
-        self.groups.is_empty() || self.groups.iter().any(near)
+        let mut with_data = self.groups.iter().filter(|group| group.present & ALL_DATA != 0).peekable();
+        with_data.peek().is_none() || with_data.any(|group| distance(group.number, number) <= WINDOW_U32)
     }
 
     /// Gives a group a place, that of the one untouched for longest if there is no free one.

@@ -107,20 +107,33 @@ pub struct Hub {
     /// Which connection serves a name.
     names: BTreeMap<String, SocketAddrV4>,
     events: VecDeque<HubEvent>,
+    /// What goes to addresses without a connection.
+    disowned: VecDeque<(SocketAddrV4, Vec<u8>)>,
 }
+
+/// Answers to strangers that may wait to be sent.
+const MAX_DISOWNED: usize = 64;
 
 impl Hub {
     /// A hub without connections.
     pub fn new(config: HubConfig) -> Self {
-        Self { config, entries: BTreeMap::new(), names: BTreeMap::new(), events: VecDeque::new() }
+        Self { config, entries: BTreeMap::new(), names: BTreeMap::new(), events: VecDeque::new(), disowned: VecDeque::new() }
     }
 
     /// Takes a datagram from `remote`. An error concerns this datagram only.
     pub fn receive(&mut self, now: Duration, remote: SocketAddrV4, datagram: &[u8]) -> Result<(), TransportError> {
-        self.admit(now, remote, datagram);
-        let Some(entry) = self.entries.get_mut(&remote) else { return Ok(()) };
+        let is_new = self.admit(now, remote, datagram);
+        let Some(entry) = self.entries.get_mut(&remote) else {
+            self.disown(remote, datagram);
+            return Ok(());
+        };
         let before = entry.peer.heard();
         let result = entry.peer.receive(now, datagram);
+        if is_new && result.is_err() {
+            self.entries.remove(&remote); // not a beginning after all
+            self.disown(remote, datagram);
+            return result;
+        }
         if entry.peer.heard() != before {
             self.credit(now, remote);
         }
@@ -148,9 +161,9 @@ impl Hub {
         }
     }
 
-    /// Whether a connection with this address exists.
-    pub fn knows(&self, remote: SocketAddrV4) -> bool {
-        self.entries.contains_key(&remote)
+    /// Whether messages to the node of this name are taken.
+    pub fn is_open(&self, name: &str) -> bool {
+        self.names.get(name).and_then(|remote| self.entries.get(remote)).is_some_and(|entry| entry.peer.is_open())
     }
 
     /// True when no connection is left.
@@ -171,6 +184,9 @@ impl Hub {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self, now: Duration) -> Option<(SocketAddrV4, Vec<u8>)> {
+        if let Some(answer) = self.disowned.pop_front() {
+            return Some(answer);
+        }
         self.entries.iter_mut().find_map(|(remote, entry)| Some((*remote, entry.peer.poll_transmit(now)?)))
     }
 
@@ -184,26 +200,38 @@ impl Hub {
         self.entries.values().filter_map(|entry| entry.peer.next_timeout()).min()
     }
 
-    /// Begins a connection for a stranger whose first datagram is right, or for a known address that begins a new conversation.
-    fn admit(&mut self, now: Duration, remote: SocketAddrV4, datagram: &[u8]) {
-        let Some(conv) = Transport::accept(datagram) else { return };
+    /// Begins a connection for a stranger whose first datagram is right, or for a known address that begins a new conversation;
+    /// true when it did.
+    fn admit(&mut self, now: Duration, remote: SocketAddrV4, datagram: &[u8]) -> bool {
+        let Some(conv) = Transport::accept(datagram) else { return false };
         match self.entries.get(&remote) {
-            Some(entry) if entry.conv == conv || entry.peer.is_open() => return,
-            None if self.entries.len() >= self.config.max_connections => return,
+            Some(entry) if entry.conv == conv || entry.peer.is_open() => return false,
+            None if self.entries.len() >= self.config.max_connections => return false,
             _ => {}
         }
         let config = PeerConfig { role: Role::Core, name: self.config.name.clone(), timing: self.config.timing };
         let peer = Peer::new(now, config, TransportConfig { conv, ..self.config.transport.clone() });
         self.entries.insert(remote, Entry { name: String::new(), conv, peer });
+        true
+    }
+
+    /// Tells the other end of a connection from before our start that nothing of it is known, as the real Core does by taking every
+    /// datagram for the beginning of a connection.
+    fn disown(&mut self, remote: SocketAddrV4, datagram: &[u8]) {
+        if self.disowned.len() < MAX_DISOWNED {
+            self.disowned.extend(Transport::disown(datagram).map(|answer| (remote, answer)));
+        }
     }
 
     /// A connection was heard: under the real Core's rule that counts for whichever connection serves the name.
     fn credit(&mut self, now: Duration, remote: SocketAddrV4) {
         let Some(name) = self.entries.get(&remote).map(|entry| &entry.name) else { return };
         let Some(server) = self.names.get(name).filter(|server| **server != remote) else { return };
-        if let Some(entry) = self.entries.get_mut(server) {
+        let server = *server;
+        if let Some(entry) = self.entries.get_mut(&server) {
             entry.peer.refresh(now);
         }
+        self.settle(now, server);
     }
 
     fn settle(&mut self, now: Duration, remote: SocketAddrV4) {

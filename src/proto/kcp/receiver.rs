@@ -97,6 +97,11 @@ impl Receiver {
         Some(data)
     }
 
+    /// Bytes that came early or wait to be read.
+    pub(super) fn bytes(&self) -> usize {
+        self.early.iter().flatten().chain(&self.ready).map(Vec::len).sum()
+    }
+
     /// Answer a question for the window.
     pub(super) fn tell_window(&mut self) {
         self.tell = true;

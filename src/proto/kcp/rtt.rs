@@ -5,6 +5,9 @@ const INITIAL_RTO: u64 = 200;
 /// A sample longer than this is a forged or stale time stamp.
 const MAX_SAMPLE: u64 = 60_000;
 
+/// How long a peak counts, at least; at most twice as long.
+const PEAK_SPAN: u64 = 10_000;
+
 /// Smoothed round trip, its variation and its recent peak.
 #[derive(Debug)]
 pub(super) struct Rtt {
@@ -14,7 +17,9 @@ pub(super) struct Rtt {
     /// Both smoothed, times 8 and times 4, so that nothing is lost to rounding.
     smooth8: u64,
     variation4: u64,
-    peak: u64,
+    /// The longest round trip of this span and of the one before, and when this one began.
+    peaks: [u64; 2],
+    span_start: u64,
     measured: bool,
     rto: u64,
 }
@@ -23,14 +28,14 @@ impl Rtt {
     pub(super) fn new(min: u64, max: u64, slack: u64) -> Self {
         let max = max.max(min);
         let rto = INITIAL_RTO.clamp(min, max);
-        Self { min, max, slack, smooth8: 0, variation4: 0, peak: 0, measured: false, rto }
+        Self { min, max, slack, smooth8: 0, variation4: 0, peaks: [0; 2], span_start: 0, measured: false, rto }
     }
 
     /// Takes a measured round trip.
     ///
     /// A Core acknowledges now at once, on the back of its own data, and now at its tick up to 100 ms later. Mean and variation forget the
-    /// late ones during a quick spell, and the next late one would find its segment sent again in vain; the slowly sinking peak does not.
-    pub(super) fn sample(&mut self, rtt: u64) {
+    /// late ones during a quick spell, and the next late one would find its segment sent again in vain; the peak does not.
+    pub(super) fn sample(&mut self, rtt: u64, now: u64) {
         if rtt > MAX_SAMPLE {
             return;
         }
@@ -43,10 +48,19 @@ impl Rtt {
             self.variation4 = rtt * 2;
             self.measured = true;
         }
-        self.peak = rtt.max(self.peak - self.peak.div_ceil(64));
         let mean = self.smooth8 / 8 + self.variation4.max(self.slack);
-        let peak = self.peak + self.peak / 4;
-        self.rto = mean.max(peak).clamp(self.min, self.max);
+        let peak = self.peak(rtt, now);
+        self.rto = mean.max(peak + peak / 4).clamp(self.min, self.max);
+    }
+
+    fn peak(&mut self, rtt: u64, now: u64) -> u64 {
+        if now.saturating_sub(self.span_start) >= PEAK_SPAN {
+            self.peaks = [0, self.peaks[0]];
+            self.span_start = now;
+        }
+        let [this, before] = &mut self.peaks;
+        *this = rtt.max(*this);
+        (*this).max(*before)
     }
 
     /// Timeout of a segment's first transmission.

@@ -27,6 +27,8 @@ pub(super) struct Sender {
     una: u32,
     /// Bytes in both.
     bytes: usize,
+    /// Number of the datagram that is being written.
+    datagram: u64,
 
     peer_window: u16,
     rtt: Rtt,
@@ -49,8 +51,11 @@ struct Flight {
     rto: u64,
     resend_at: u64,
     timeouts: u32,
-    /// Segments behind this one, sent no earlier, that have been acknowledged.
+    /// The datagram of the last transmission.
+    datagram: u64,
+    /// Datagrams sent after that one of which something has been acknowledged, and the last of them.
     skipped: u32,
+    skipped_by: u64,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,7 @@ impl Sender {
             flight: VecDeque::new(),
             una: config.start_sn,
             bytes: 0,
+            datagram: 0,
             peer_window: INITIAL_PEER_WINDOW,
             rtt: Rtt::new(millis(config.min_rto), millis(config.max_rto), millis(config.interval)),
             congestion: Congestion::new(config.congestion_window),
@@ -129,17 +135,26 @@ impl Sender {
         flight.acknowledged = true;
         self.bytes -= std::mem::take(&mut flight.data).len();
         if measure && ring::at_or_before(ts, timestamp(now)) {
-            self.rtt.sample(u64::from(timestamp(now).wrapping_sub(ts)));
+            self.rtt.sample(u64::from(timestamp(now).wrapping_sub(ts)), now);
         }
-        if self.fast_resend > 0 {
-            for earlier in self.flight.iter_mut().take(place) {
-                if !earlier.acknowledged && ring::at_or_before(earlier.ts, ts) {
-                    earlier.skipped += 1;
-                    self.resend_early |= earlier.skipped >= self.fast_resend;
-                }
-            }
+        let (is_last_transmission, by) = (flight.ts == ts, flight.datagram);
+        if self.fast_resend > 0 && is_last_transmission {
+            self.skip(place, by);
         }
         self.pop_acknowledged();
+    }
+
+    /// Something of datagram `by` has arrived: what was sent before it, lies before `place` and has not arrived is probably lost.
+    ///
+    /// Datagrams count, not segments: one that overtakes another acknowledges many at once, and that is no loss.
+    fn skip(&mut self, place: usize, by: u64) {
+        for earlier in self.flight.iter_mut().take(place) {
+            if !earlier.acknowledged && earlier.datagram < by && earlier.skipped_by < by {
+                earlier.skipped_by = by;
+                earlier.skipped += 1;
+                self.resend_early |= earlier.skipped >= self.fast_resend;
+            }
+        }
     }
 
     fn pop_acknowledged(&mut self) {
@@ -162,6 +177,7 @@ impl Sender {
 
     /// Writes what is due while it fits before `end`.
     pub(super) fn transmit(&mut self, header: &Header, now: u64, end: usize, out: &mut Vec<u8>) {
+        self.datagram += 1;
         self.schedule_probe(now);
         if self.ask && out.len() + HEADER <= end {
             Segment::new(header, Command::WindowAsk, 0, &[]).write(out);
@@ -197,6 +213,7 @@ impl Sender {
                 }
                 (late, early) = (late || is_late, early || !is_late);
                 flight.skipped = 0;
+                flight.datagram = self.datagram;
                 flight.ts = header.ts;
                 flight.resend_at = now + flight.rto;
                 Segment::new(header, Command::Push, ring::ahead(self.una, place), &flight.data).write(out);
@@ -225,7 +242,17 @@ impl Sender {
             let rto = self.rtt.rto();
             let resend_at = now + rto;
             Segment::new(header, Command::Push, self.next_sn(), &data).write(out);
-            self.flight.push_back(Flight { data, acknowledged: false, ts: header.ts, rto, resend_at, timeouts: 0, skipped: 0 });
+            self.flight.push_back(Flight {
+                data,
+                acknowledged: false,
+                ts: header.ts,
+                rto,
+                resend_at,
+                timeouts: 0,
+                datagram: self.datagram,
+                skipped: 0,
+                skipped_by: 0,
+            });
             self.next_resend = Some(self.next_resend.map_or(resend_at, |at| at.min(resend_at)));
         }
     }
@@ -268,6 +295,11 @@ impl Sender {
     /// Something is in flight or waits.
     pub(super) fn is_waiting(&self) -> bool {
         self.ask || !self.is_drained()
+    }
+
+    /// Bytes in queue and flight.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn is_dead(&self) -> bool {

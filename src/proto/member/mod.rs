@@ -5,8 +5,12 @@
 //! fresh socket with a fresh random conversation number; the farewell on an old one is over before the new one begins, for a Core
 //! removes an entry by name, whichever connection said "closed".
 
+#[cfg(test)]
+mod tests;
 mod types;
 mod vigil;
+#[cfg(test)]
+mod world;
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -287,12 +291,13 @@ impl Membership {
 
     /// A Core answered a ping.
     fn found(&mut self, now: Duration, core: SocketAddrV4) {
-        match &self.state {
-            State::Searching(_) => self.connect(now, core),
-            State::Joined(link, vigil) if vigil.is_overtaken(now, &link.peer, link.core, core) => {
-                self.lose(now, "the Core is alive but does not talk to us", Some(core));
-            }
-            _ => {}
+        let overtaken = match &mut self.state {
+            State::Searching(_) => return self.connect(now, core),
+            State::Joined(link, vigil) => vigil.is_overtaken(now, &link.peer, link.core, core),
+            _ => false,
+        };
+        if overtaken {
+            self.lose(now, "the Core is alive but does not talk to us", Some(core));
         }
     }
 

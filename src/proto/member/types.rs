@@ -55,6 +55,10 @@ pub struct Recovery {
     pub deaf: Duration,
     /// No message within this while joined: ask around whether the Core is alive.
     pub silence: Duration,
+    /// How long echoes must come before a connection is given up on which not even acknowledgements come.
+    pub grace_dumb: Duration,
+    /// How long echoes must come before a connection is given up that is acknowledged but silent.
+    pub grace_silent: Duration,
     /// No datagram within this while joined: ask the other end at once for a sign, and again after each such time.
     pub probe: Duration,
     /// How long a restart of the other end must be evident before it is believed: datagrams may be old or replayed.
@@ -78,6 +82,8 @@ impl Default for Recovery {
         Self {
             deaf: Duration::from_millis(6200),
             silence: Duration::from_millis(6500),
+            grace_dumb: Duration::from_millis(1200),
+            grace_silent: Duration::from_millis(3500),
             probe: Duration::from_secs(1),
             restart: Duration::from_millis(600),
             refusal: Duration::from_secs(1),

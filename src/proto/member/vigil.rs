@@ -31,22 +31,38 @@ pub(super) enum Verdict {
 pub(super) struct Vigil {
     recovery: Recovery,
     joined: Duration,
+    /// Since when datagrams come without an outage; who hears nothing at all is not deaf.
+    alive_since: Duration,
     probed: Duration,
     first_refusal: Option<Duration>,
     restart_seen: Option<Duration>,
+    /// When the first echo came while the connection was silent.
+    first_echo: Option<Duration>,
     /// The search that runs beside a silent connection.
     pub(super) query: Option<Query>,
 }
 
 impl Vigil {
     pub(super) fn new(now: Duration, recovery: Recovery) -> Self {
-        Self { recovery, joined: now, probed: now, first_refusal: None, restart_seen: None, query: None }
+        Self {
+            recovery,
+            joined: now,
+            alive_since: now,
+            probed: now,
+            first_refusal: None,
+            restart_seen: None,
+            first_echo: None,
+            query: None,
+        }
     }
 
     /// Looks at the connection and asks the other end for a sign where one is due.
     pub(super) fn watch(&mut self, now: Duration, peer: &mut Peer) -> Verdict {
         self.first_refusal = self.first_refusal.filter(|first| peer.heard_datagram() <= *first);
         self.restart_seen = peer.is_forgotten().then(|| self.restart_seen.unwrap_or(now));
+        if now > peer.heard_datagram() + self.recovery.probe * 2 {
+            self.alive_since = now;
+        }
         if now >= self.next_probe(peer) {
             self.probed = now;
             peer.probe();
@@ -54,11 +70,12 @@ impl Vigil {
         if self.restart_seen.is_some_and(|seen| now >= seen + self.recovery.restart) {
             return Verdict::Restarted;
         }
-        if !self.is_served(peer) && now >= self.joined + self.recovery.deaf {
+        if !self.is_served(peer) && now >= self.alive_since + self.recovery.deaf {
             return Verdict::Deaf;
         }
         if now < peer.heard() + self.recovery.silence {
             self.query = None;
+            self.first_echo = None;
             return Verdict::Fine;
         }
         Verdict::Silent
@@ -71,10 +88,18 @@ impl Vigil {
         now >= first + self.recovery.refusal
     }
 
-    /// Whether an echo that names `found` shows that this silent connection to `core` is beyond hope. An echo for another address
-    /// counts only where not even acknowledgements come from ours.
-    pub(super) fn is_overtaken(&self, now: Duration, peer: &Peer, core: SocketAddrV4, found: SocketAddrV4) -> bool {
-        found == core || now >= peer.heard_datagram() + self.recovery.silence
+    /// Whether the echoes that came since the connection fell silent, the last naming `found`, show that it is beyond hope.
+    ///
+    /// After an outage the network brings echoes and the Core's voice back at about the same time, so one echo says little; and a Core that
+    /// acknowledges needs up to one interval to say something. An echo for another address counts only where ours does not even acknowledge.
+    pub(super) fn is_overtaken(&mut self, now: Duration, peer: &Peer, core: SocketAddrV4, found: SocketAddrV4) -> bool {
+        let is_dumb = now >= peer.heard_datagram() + self.recovery.silence;
+        if found != core && !is_dumb {
+            return false;
+        }
+        let first = *self.first_echo.get_or_insert(now);
+        let Recovery { grace_dumb, grace_silent, .. } = self.recovery;
+        now >= first + if is_dumb { grace_dumb } else { grace_silent }
     }
 
     pub(super) fn next_timeout(&self, peer: &Peer) -> Duration {
@@ -82,7 +107,7 @@ impl Vigil {
             Some(query) => query.next_timeout(),
             None => peer.heard() + self.recovery.silence,
         };
-        let deaf = (!self.is_served(peer)).then_some(self.joined + self.recovery.deaf);
+        let deaf = (!self.is_served(peer)).then_some(self.alive_since + self.recovery.deaf);
         let restart = self.restart_seen.map(|seen| seen + self.recovery.restart);
         [deaf, restart].into_iter().flatten().fold(silence.min(self.next_probe(peer)), Duration::min)
     }

@@ -117,10 +117,12 @@ impl Transport {
         if let Some(payload) = packet.payload() {
             self.kcp.receive(now, payload, true).map_err(TransportError::Segment)?;
         }
+        let mut result = Ok(());
         for payload in self.fec_in.receive(&packet) {
-            self.kcp.receive(now, payload, false).map_err(TransportError::Recovered)?;
+            let taken = self.kcp.receive(now, payload, false).map_err(TransportError::Recovered);
+            result = result.and(taken);
         }
-        Ok(())
+        result
     }
 
     /// Queues a message; it leaves with the next [`Transport::poll_transmit`] if the windows allow. Either all of it is queued or nothing.
@@ -178,6 +180,16 @@ impl Transport {
     /// a peer that was restarted. Cleared by the next datagram of a peer that remembers.
     pub fn is_forgotten(&self) -> bool {
         self.kcp.is_forgotten()
+    }
+
+    /// Bytes of messages that wait to be sent or acknowledged.
+    pub fn unsent_bytes(&self) -> usize {
+        self.kcp.unsent_bytes()
+    }
+
+    /// Bytes held for the peer in both directions; bounded, whatever comes.
+    pub fn held_bytes(&self) -> usize {
+        self.kcp.held_bytes() + self.fec_in.held_bytes() + self.messages_in.held_bytes()
     }
 
     /// The peer has acknowledged nothing for so long and so many retransmissions that it cannot be there.
