@@ -56,17 +56,21 @@ pub enum PidfileError {
 pub struct InstanceLock {
     path: PathBuf,
     pid_file: Flock<File>,
-    _data_dir: Flock<File>,
+    _data_dir: Option<Flock<File>>,
 }
 
 impl InstanceLock {
-    /// Takes the home, whose directories exist. What a dead service left in the file is erased.
+    /// Takes the home. What a dead service left in the file is erased.
     pub fn acquire(home: &Home) -> Result<Self, PidfileError> {
         let path = home.pid_file();
-        let data_path = home.data_dir();
-        let data_dir = File::open(&data_path).map_err(|error| PidfileError::Io(data_path.clone(), error))?;
         let deadline = Instant::now() + PATIENCE;
-        let data_dir = lock_patiently(data_dir, &data_path, deadline, || read_pid(&path))?;
+        let data_path = home.data_dir();
+        let data_dir = match File::open(&data_path) {
+            Ok(dir) => Some(lock_patiently(dir, &data_path, deadline, || read_pid(&path))?),
+            // A home in which no service has ever started: there is nothing to protect.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(PidfileError::Io(data_path, error)),
+        };
         loop {
             let file = open_for_lock(&path).map_err(|error| PidfileError::Io(path.clone(), error))?;
             let pid_file = lock_patiently(file, &path, deadline, || read_pid(&path))?;

@@ -98,6 +98,16 @@ fn stale_files_are_cleaned_and_living_ones_are_not() {
 }
 
 #[test]
+fn a_stale_file_is_cleaned_where_no_data_ever_was() {
+    let scratch = tempfile::tempdir().unwrap();
+    let home = Home::at(scratch.path()).unwrap();
+    std::fs::write(home.pid_file(), "4711").unwrap();
+    assert_eq!(probe(&home).unwrap(), State::Stopped { stale: Some(4711) });
+    assert!(clean_stale(&home).unwrap());
+    assert!(!home.pid_file().exists() && !home.data_dir().exists());
+}
+
+#[test]
 fn lookers_do_not_keep_a_service_from_starting() {
     let (_scratch, home) = home();
     std::fs::write(home.pid_file(), "").unwrap();
