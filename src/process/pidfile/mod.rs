@@ -116,14 +116,18 @@ pub fn probe(home: &Home) -> Result<State, PidfileError> {
     Ok(State::Stopped { stale: pid.filter(|_| path.exists()) })
 }
 
-/// True when the process has the home's pidfile open: the number in the file is not a leftover of the instant before its owner writes its own.
-pub fn is_owner(home: &Home, pid: i32) -> bool {
-    let Ok(ours) = home.pid_file().metadata() else { return false };
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors
+/// Whether the process has the home's pidfile open: then the number in the file is not a leftover of the instant before its owner writes its own.
+/// An error says that this user may not look into that process.
+pub fn is_owner(home: &Home, pid: i32) -> io::Result<bool> {
+    let descriptors = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    let ours = home.pid_file().metadata()?;
+    Ok(descriptors
         .flatten()
         .filter_map(|entry| std::fs::metadata(entry.path()).ok())
-        .any(|open| open.dev() == ours.dev() && open.ino() == ours.ino())
+        .any(|open| open.dev() == ours.dev() && open.ino() == ours.ino()))
 }
 
 /// Removes what a dead service left behind; true when there was something. Does nothing while a service lives.
