@@ -150,7 +150,7 @@ fn the_host_is_reported_every_two_seconds() {
     for round in 0..3 {
         let (at, report) = core
             .wait(events.find(PATIENCE, |recorded| match &recorded.event {
-                Event::StatusReport { report, .. } => Some((recorded.at, report.clone())),
+                Event::StatusReport { report, .. } => Some((recorded.at, *report)),
                 _ => None,
             }))
             .unwrap();
