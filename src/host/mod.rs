@@ -5,6 +5,10 @@
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
 mod error;
+pub mod libvirt;
+pub mod network;
+pub mod sim;
+mod storage;
 mod types;
 
 use std::net::Ipv4Addr;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{is_default, null_default, AddressMode, GuestId, Secret, SecurityPolicy};
+use super::{is_default, null_default, null_when_empty, AddressMode, Extra, GuestId, Secret, SecurityPolicy};
 
 /// One guest object of `data/instance.data` and of `<id>.meta` (contract §8.2). Sizes are bytes, speeds bytes per second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct GuestConfig {
     /// Memory in bytes.
     pub memory: u64,
     /// Virtual size of each disk in bytes, system disk first.
-    #[serde(default, deserialize_with = "null_default")]
+    #[serde(default, deserialize_with = "null_default", serialize_with = "null_when_empty")]
     pub disks: Vec<u64>,
     /// Started with the host.
     #[serde(default)]
@@ -45,7 +45,7 @@ pub struct GuestConfig {
     #[serde(default)]
     pub storage_pool: String,
     /// Volume names, system disk first.
-    #[serde(default, deserialize_with = "null_default")]
+    #[serde(default, deserialize_with = "null_default", serialize_with = "null_when_empty")]
     pub storage_volumes: Vec<String>,
     /// Always 1 (bridge).
     #[serde(default)]
@@ -125,6 +125,9 @@ pub struct GuestConfig {
     /// Absent = never configured, everything accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<SecurityPolicy>,
+    /// Keys that this version does not know; kept as they were found.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 impl GuestConfig {
@@ -158,10 +161,10 @@ pub struct Template {
     /// "vnc" or "spice".
     pub control: String,
     /// "nec-xhci", or "" for libvirt's default.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub usb: String,
-    /// "usb", "virtio" or "" for none.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// "usb", "virtio" or "" for none; a template that is there but does not name one means none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tablet: String,
 }
 
@@ -210,7 +213,7 @@ pub struct Guest {
 
 impl Guest {
     /// A finished, stopped guest.
-    pub fn new(config: GuestConfig) -> Self {
-        Self { config: Arc::new(config), created: true, progress: 0, power: PowerState::Stopped, address: None, media: None }
+    pub fn new(config: impl Into<Arc<GuestConfig>>) -> Self {
+        Self { config: config.into(), created: true, progress: 0, power: PowerState::Stopped, address: None, media: None }
     }
 }

@@ -5,18 +5,25 @@
 //! directions; `null` is accepted wherever a list or a map is expected.
 
 pub mod address;
+pub mod extra;
 pub mod guest;
 pub mod id;
+pub mod instance_book;
+pub mod lifecycle;
 pub mod network;
 pub mod policy;
 pub mod secret;
+pub mod service;
 pub mod volume;
 
+pub use extra::Extra;
 pub use guest::{Guest, GuestConfig, PowerState, Template};
 pub use id::{GuestId, InvalidGuestId, SessionId};
+pub use instance_book::{InstanceBook, DEFAULT_MAX_GUEST, LOCAL_POOL};
 pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
 pub use secret::Secret;
+pub use service::ServiceStatus;
 pub use volume::{Pool, PoolMode, Snapshot, StorageBook, Volume, VolumeGroup};
 
 /// Reads `null` as the type's default: Go writes a nil slice or map as `null`.
@@ -31,4 +38,17 @@ where
 /// True for a value that the reference leaves out of its files.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// Writes an empty list as `null`, as the reference does for the lists that it never leaves out.
+pub(crate) fn null_when_empty<S, T>(list: &[T], serializer: S) -> Result<S::Ok, S::Error>
+where
+    S: serde::Serializer,
+    T: serde::Serialize,
+{
+    if list.is_empty() {
+        serializer.serialize_none()
+    } else {
+        serializer.collect_seq(list)
+    }
 }

@@ -10,6 +10,7 @@ use super::{is_default, null_default, GuestId};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkBook {
     /// Bridge of new guests; never empty in our files (the reference hangs on an empty one).
+    #[serde(default)]
     pub default_bridge: String,
     /// What each guest holds.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{is_default, null_default, GuestId};
+use super::{is_default, null_default, null_when_empty, GuestId};
 
 /// Content of `data/storage.data`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ pub struct VolumeGroup {
     /// System disk.
     pub system: Volume,
     /// Data disks in the order of their index.
-    #[serde(default, deserialize_with = "null_default")]
+    #[serde(default, deserialize_with = "null_default", serialize_with = "null_when_empty")]
     pub data: Vec<Volume>,
     /// Path of the cloud-init ISO.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -5,6 +5,9 @@
 //! second connection gets its handshake and nothing else, its keep-alives count for the first, its "closed" removes the first.
 //! Without it the newer connection replaces the older.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;

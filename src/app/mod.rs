@@ -1,0 +1,91 @@
+//! The composition root: the only place that joins the parts into the service, and ends it in order.
+//!
+//! Contract: everything is built from the settings before anything is joined; what can't be built is an [`AppError`] with
+//! its reason. Every task is owned and named; one that ends by itself begins an orderly end. The orderly end: no new requests are begun,
+//! those under way get their time, stragglers are named, the Core is told, the books are written, the run mark goes. Guests run on.
+
+mod prepare;
+mod report;
+mod service;
+mod supervisor;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{CellSettings, DomainSettings};
+use crate::host::HostError;
+use crate::process::Home;
+use crate::store::StoreError;
+
+/// Everything the service is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where its files are.
+    pub home: Home,
+    /// `config/domain.cfg`.
+    pub domain: DomainSettings,
+    /// `config/cell.cfg`.
+    pub cell: CellSettings,
+}
+
+/// What is said of a service that is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The node's name in the domain.
+    pub name: String,
+    /// The node's address; none while the bridge has none.
+    pub local_address: Option<Ipv4Addr>,
+    /// Multicast group and port.
+    pub group: SocketAddrV4,
+    /// The domain.
+    pub domain: String,
+    /// The Core that was joined; none when none has answered yet.
+    pub core: Option<String>,
+}
+
+/// The service could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The runtime or a signal handler could not be made.
+    #[error("the system refuses what the service needs")]
+    System(#[source] io::Error),
+    /// The data directory can't be used.
+    #[error("data directory")]
+    Store(#[source] StoreError),
+    /// The host is not ready for guests.
+    #[error("{what}")]
+    Host {
+        /// What is missing.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: HostError,
+    },
+    /// A part of the service ended by itself.
+    #[error("{task} ended unexpectedly ({reason}); the service ends, guests run on")]
+    Task {
+        /// Its name.
+        task: &'static str,
+        /// How.
+        reason: String,
+    },
+}
+
+/// Runs the service until it is told to end. `on_ready` is called once, when it is up: a Core has taken it, or none answered so far.
+pub fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("cell-blocking")
+        .build()
+        .map_err(AppError::System)?;
+    let result = runtime.block_on(service::run(settings, on_ready));
+    // A call into libvirt that hangs must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Threads for file and libvirt work; more would only queue up inside libvirtd.
+const BLOCKING_THREADS: usize = 32;

@@ -1,0 +1,300 @@
+//! Building the service, its main loop, and its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::prepare::prepare_pools;
+use super::report::send_reports;
+use super::supervisor::Supervisor;
+use super::{AppError, Settings, Started};
+use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
+use crate::host::network::HostNetwork;
+use crate::host::{Bridge, Host};
+use crate::model::ServiceStatus;
+use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
+use crate::observe::StatusSocket;
+use crate::process::notify;
+use crate::process::signals::{Shutdown, Signals};
+use crate::proto::member::LinkStatus;
+use crate::proto::message::Message;
+use crate::store::{DataFile, RunMarker, Store};
+use crate::txn::node::{Books, NodeSettings};
+use crate::txn::{monitor, Engine, Node, Outbox};
+use crate::{config, host};
+
+/// How long a start waits for a Core before it says that none has answered yet.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+/// What transactions that are under way get at the end.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// What the tasks get to end by themselves.
+const TASK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The tasks that end by themselves.
+const DRIVER: &str = "the domain's driver";
+const WRITER: &str = "the writer of the data files";
+
+/// Builds the service, runs it, ends it.
+pub(super) async fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
+    // From here on a signal ends the service in order.
+    let mut signals = Signals::listen().map_err(AppError::System)?;
+    let mut service = tokio::select! {
+        service = Service::build(&settings) => service?,
+        _ = signals.shutdown() => return Ok(()),
+    };
+    let result = service.serve(&mut signals, on_ready).await;
+    notify::stopping();
+    service.end(&mut signals).await;
+    result
+}
+
+/// Answers and events of transactions go to the domain's driver.
+struct DomainOutbox(Outbound);
+
+impl Outbox for DomainOutbox {
+    fn send(&self, link: Option<u64>, message: Message) {
+        let id = message.id;
+        if let Err(error) = self.0.send(link, message) {
+            tracing::warn!("{id} can't be sent: {error}");
+        }
+    }
+}
+
+struct Service {
+    engine: Engine,
+    domain: DomainHandle,
+    inbound: mpsc::Receiver<DomainEvent>,
+    tasks: Supervisor,
+    started: Started,
+    marker: RunMarker,
+    stop_writing: CancellationToken,
+}
+
+impl Service {
+    async fn build(settings: &Settings) -> Result<Self, AppError> {
+        let network = HostNetwork::new(&settings.cell.bridge);
+        let bridge = host::Network::bridge(&network).map_err(|source| AppError::Host { what: "the bridge is not ready", source })?;
+        let mut opened = Store::open(&settings.home.data_dir(), &settings.cell.bridge).map_err(AppError::Store)?;
+        for notice in &opened.loaded.notices {
+            match notice.is_loss() {
+                true => tracing::error!("{notice}"),
+                false => tracing::warn!("{notice}"),
+            }
+        }
+        let name = identity(&opened.store, &bridge)?;
+        let libvirt = Libvirt::connect(libvirt_config(settings)).await;
+        let libvirt = Arc::new(libvirt.map_err(|source| AppError::Host { what: "libvirt is not ready", source })?);
+        let host = Host { hypervisor: libvirt.clone(), storage: libvirt, network: Arc::new(network) };
+        let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
+        prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
+        let marker = opened.store.mark_running().map_err(AppError::Store)?;
+        if marker.unclean() {
+            tracing::warn!("the last run did not end in order");
+        }
+        let (driver, domain, inbound) = net::domain(DomainConfig {
+            group: *settings.domain.group.ip(),
+            port: settings.domain.group.port(),
+            domain: settings.domain.domain.clone(),
+            interface: settings.cell.bridge.clone(),
+            name: name.clone(),
+            core_address: settings.cell.core_address,
+            unclean: marker.unclean(),
+        });
+        let books = Arc::new(Books::new(opened.loaded));
+        let outbox = Arc::new(DomainOutbox(domain.outbound()));
+        let node = Node::new(host, books.clone(), opened.store, outbox, NodeSettings { bridge: settings.cell.bridge.clone() });
+        let node = Arc::new(node);
+        let stop_writing = CancellationToken::new();
+        let mut tasks = Supervisor::default();
+        tasks.spawn(WRITER, opened.writer.run(books, stop_writing.clone()));
+        follow_host(&node, &mut tasks).await;
+        node.store.flush(&DataFile::ALL).await.map_err(AppError::Store)?;
+        let started = Started {
+            name,
+            local_address: bridge.address,
+            group: settings.domain.group,
+            domain: settings.domain.domain.clone(),
+            core: None,
+        };
+        tasks.spawn(DRIVER, driver.run());
+        tasks.spawn("the status report", send_reports(node.clone()));
+        let usage = node.usage.clone();
+        tasks.spawn("the sampler of guests", async move {
+            usage.keep_fresh().await;
+            Ok::<(), String>(())
+        });
+        serve_status(settings, &node, &domain, &started, &mut tasks);
+        let engine = Engine::new(node.clone(), settings.domain.timeout);
+        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })
+    }
+
+    /// The main loop, until a signal or the end of a task.
+    async fn serve(&mut self, signals: &mut Signals, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
+        let mut on_ready = Some(on_ready);
+        let patience = tokio::time::sleep(JOIN_PATIENCE);
+        tokio::pin!(patience);
+        let mut watchdog = tokio::time::interval(notify::watchdog_interval().unwrap_or(Duration::from_secs(3600)));
+        loop {
+            let announce = tokio::select! {
+                event = self.inbound.recv() => match event {
+                    Some(event) => self.take(event),
+                    // The driver's task has ended; its end is told below.
+                    None => return Err(self.tasks.failure().await),
+                },
+                () = self.engine.reap() => false,
+                () = &mut patience, if on_ready.is_some() => true,
+                _ = watchdog.tick() => {
+                    notify::alive();
+                    false
+                }
+                _ = signals.shutdown() => return Ok(()),
+                error = self.tasks.failure() => return Err(error),
+            };
+            if announce {
+                if let Some(on_ready) = on_ready.take() {
+                    on_ready(&self.started);
+                }
+            }
+        }
+    }
+
+    /// Takes what the domain has for us; true when a Core has just taken us.
+    fn take(&mut self, event: DomainEvent) -> bool {
+        match event {
+            DomainEvent::Request { link, message } => self.engine.request(link, message),
+            DomainEvent::Invalid { link, id, from, reason } => self.engine.invalid(link, id, from, &reason),
+            DomainEvent::Left { reason, .. } => {
+                tracing::warn!("lost the Core, looking for it: {reason}");
+                notify::status("looking for a Core");
+            }
+            DomainEvent::Joined { core_name, core_address, local_address, .. } => {
+                tracing::info!("joined {core_name} at {core_address} from {local_address}");
+                notify::status(&format!("joined {core_name}"));
+                self.started.local_address = Some(*local_address.ip());
+                self.started.core = Some(core_name);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The orderly end; a second signal makes it quick.
+    async fn end(mut self, signals: &mut Signals) {
+        let drained = self.drain(signals).await;
+        if drained > 0 {
+            tracing::warn!("{drained} transactions had not ended and are left behind");
+        }
+        if !self.domain.leave().await {
+            tracing::warn!("the Core did not confirm our leaving in time");
+        }
+        self.stop_writing.cancel();
+        for straggler in self.tasks.finish(&[DRIVER, WRITER], TASK_PATIENCE).await {
+            tracing::warn!("{straggler} had not ended");
+        }
+        if let Err(error) = self.marker.clear() {
+            tracing::warn!("{}", crate::process::error_chain(&error));
+        }
+    }
+
+    /// Lets transactions end while new requests are refused; gives the number of those left.
+    async fn drain(&mut self, signals: &mut Signals) -> usize {
+        let Self { engine, inbound, .. } = self;
+        engine.close();
+        let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
+        while engine.active() > 0 {
+            tokio::select! {
+                () = engine.reap() => {}
+                Some(event) = inbound.recv() => {
+                    if let DomainEvent::Request { link, message } = event {
+                        engine.request(link, message);
+                    }
+                }
+                shutdown = signals.shutdown() => {
+                    if shutdown == Shutdown::Quick {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        engine.active()
+    }
+}
+
+/// The node's name: from the bridge's MAC on the first start, kept ever after.
+fn identity(store: &Store, bridge: &Bridge) -> Result<String, AppError> {
+    let identity = store.identity(bridge.mac).map_err(AppError::Store)?;
+    if let Some(warning) = &identity.warning {
+        tracing::error!("{warning}");
+    }
+    Ok(identity.name)
+}
+
+fn libvirt_config(settings: &Settings) -> LibvirtConfig {
+    let virtualization = match settings.cell.virtualization {
+        config::Virtualization::Auto => Virtualization::Auto,
+        config::Virtualization::Kvm => Virtualization::Kvm,
+        config::Virtualization::Qemu => Virtualization::Qemu,
+    };
+    LibvirtConfig {
+        uri: settings.cell.libvirt_uri.clone(),
+        virtualization,
+        guest_log_dir: Some(settings.home.log_dir().join("guests")),
+        ..LibvirtConfig::default()
+    }
+}
+
+/// Takes the first full list in before anything else happens, then follows the host's events.
+async fn follow_host(node: &Arc<Node>, tasks: &mut Supervisor) {
+    let Some(mut events) = node.host.hypervisor.take_events() else {
+        return;
+    };
+    if let Some(event) = events.recv().await {
+        monitor::take(node, event).await;
+    }
+    let node = node.clone();
+    tasks.spawn("the host's events", async move {
+        monitor::follow(node, events).await;
+        Ok::<(), String>(())
+    });
+}
+
+/// `cell status` asks here. A socket that can't be made costs only the details.
+fn serve_status(settings: &Settings, node: &Arc<Node>, domain: &DomainHandle, started: &Started, tasks: &mut Supervisor) {
+    let socket = match StatusSocket::bind(&settings.home.status_socket()) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::warn!("'cell status' will show no details: {error}"),
+    };
+    let (node, link, started, since) = (node.clone(), domain.status(), started.clone(), Instant::now());
+    let snapshot = move || status(&node, &link.borrow().link, &started, since);
+    tasks.spawn("the status socket", async move {
+        socket.serve(snapshot).await;
+        Ok::<(), String>(())
+    });
+}
+
+fn status(node: &Node, link: &LinkStatus, started: &Started, since: Instant) -> ServiceStatus {
+    let (guests, running, lost) = node.guest_counts();
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    ServiceStatus {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        name: started.name.clone(),
+        uptime_s: since.elapsed().as_secs(),
+        domain: started.domain.clone(),
+        group: started.group,
+        local_address: node.bridge_address(),
+        core: match link {
+            LinkStatus::Joined { core_name, .. } => Some(core_name.clone()),
+            _ => None,
+        },
+        guests: count(guests),
+        running_guests: count(running),
+        lost_guests: count(lost),
+        requests: node.count(&node.counters.received),
+        failed_requests: node.count(&node.counters.failed),
+        late_requests: node.count(&node.counters.expired),
+    }
+}

@@ -1,0 +1,107 @@
+//! What is to go wrong, and when.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use super::super::ErrorKind;
+use crate::model::GuestId;
+
+/// The operations of the host traits that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // named as the trait's methods
+pub enum Operation {
+    Domains,
+    Domain,
+    Define,
+    Undefine,
+    Start,
+    Shutdown,
+    Reboot,
+    Reset,
+    Destroy,
+    SetAutostart,
+    Sample,
+    UpdateFilter,
+    EnsureLocalPool,
+    Pool,
+    RemovePool,
+    CreateVolume,
+    DeleteVolume,
+    Bridge,
+}
+
+/// Whether a failing operation was carried out all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It did nothing.
+    None,
+    /// It was done, only the answer says otherwise: what a lost connection or a passed deadline looks like.
+    Done,
+}
+
+/// One failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What the caller gets.
+    pub kind: ErrorKind,
+    /// What happens on the host.
+    pub effect: Effect,
+}
+
+impl From<ErrorKind> for Fault {
+    /// A failure without effect.
+    fn from(kind: ErrorKind) -> Self {
+        Self { kind, effect: Effect::None }
+    }
+}
+
+/// Faults, latencies and hanging guests.
+pub(super) struct Plan {
+    begun: u64,
+    by_number: BTreeMap<u64, Fault>,
+    by_operation: HashMap<Operation, VecDeque<Fault>>,
+    pub(super) latency: HashMap<Operation, Duration>,
+    pub(super) deadline: Duration,
+    pub(super) hung: HashSet<GuestId>,
+    pub(super) shutdown_time: Option<Duration>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            begun: 0,
+            by_number: BTreeMap::new(),
+            by_operation: HashMap::new(),
+            latency: HashMap::new(),
+            deadline: Duration::from_secs(10),
+            hung: HashSet::new(),
+            shutdown_time: Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+impl Plan {
+    /// Counts an operation and says how it is to fail.
+    pub(super) fn begin(&mut self, operation: Operation) -> Option<Fault> {
+        self.begun += 1;
+        let by_number = self.by_number.remove(&self.begun);
+        by_number.or_else(|| self.by_operation.get_mut(&operation)?.pop_front())
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    pub(super) fn fail_next(&mut self, operation: Operation, fault: Fault) {
+        self.by_operation.entry(operation).or_default().push_back(fault);
+    }
+
+    pub(super) fn fail_at(&mut self, nth: u64, fault: Fault) {
+        self.by_number.insert(self.begun + nth, fault);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.by_number.clear();
+        self.by_operation.clear();
+    }
+}

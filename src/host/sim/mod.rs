@@ -1,0 +1,169 @@
+//! A host in memory: guests, volumes and a bridge without libvirt, for tests of what stands above the host traits and for nodes with
+//! thousands of guests on a small machine.
+//!
+//! Contract: it answers as libvirt would, errors included, and tells the same events. What goes wrong is asked for beforehand: an
+//! operation that fails ([`SimHost::fail_next`], [`SimHost::fail_at`]) before or after it took effect, a guest whose operations hang, a
+//! full disk, a lost connection, a guest started or stopped behind the node's back. Time is tokio's, so a test with paused time is
+//! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
+
+mod faults;
+mod traits;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, Notify};
+use tokio::task::JoinSet;
+
+use super::{Bridge, Host, HostEvent};
+use crate::model::{GuestId, PowerState};
+
+pub use faults::{Effect, Fault, Operation};
+pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
+
+use faults::Plan;
+use world::World;
+
+/// Events that may wait for the node; beyond that it gets the full list instead.
+const EVENT_QUEUE: usize = 65_536;
+
+/// The simulated host. Clones are the same host.
+#[derive(Clone)]
+pub struct SimHost {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    world: Mutex<World>,
+    plan: Mutex<Plan>,
+    bridge: Mutex<Bridge>,
+    /// Wakes the operations that hang.
+    released: Notify,
+    /// Not yet taken.
+    events: Mutex<Option<mpsc::Receiver<HostEvent>>>,
+    /// Guests on their way down; ended with the host.
+    shutdowns: Mutex<JoinSet<()>>,
+}
+
+impl SimHost {
+    /// An empty host: connected, no latency, 1 TiB of disk, bridge `br0` with 127.0.0.1.
+    pub fn new() -> Self {
+        let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
+        let bridge = Bridge { name: "br0".into(), index: 1, mac: [0x02, 0, 0, 0, 0, 1], address: Some(std::net::Ipv4Addr::LOCALHOST) };
+        Self {
+            inner: Arc::new(Inner {
+                world: Mutex::new(World::new(sender)),
+                plan: Mutex::new(Plan::default()),
+                bridge: Mutex::new(bridge),
+                released: Notify::new(),
+                events: Mutex::new(Some(receiver)),
+                shutdowns: Mutex::new(JoinSet::new()),
+            }),
+        }
+    }
+
+    /// It as the three traits.
+    pub fn host(&self) -> Host {
+        let this = Arc::new(self.clone());
+        Host { hypervisor: this.clone(), storage: this.clone(), network: this }
+    }
+
+    /// All there is of it now.
+    pub fn state(&self) -> SimState {
+        self.inner.world.lock().state.clone()
+    }
+
+    /// Operations begun so far, failed ones included.
+    pub fn operations(&self) -> u64 {
+        self.inner.plan.lock().begun()
+    }
+
+    /// The next operation of this kind that has no fault yet fails. Several calls queue up.
+    pub fn fail_next(&self, operation: Operation, fault: impl Into<Fault>) {
+        self.inner.plan.lock().fail_next(operation, fault.into());
+    }
+
+    /// The `nth` operation from now, whatever it is, fails; 1 is the next one. With [`SimHost::operations`] of a run that succeeds, a test
+    /// can let each step fail in turn.
+    pub fn fail_at(&self, nth: u64, fault: impl Into<Fault>) {
+        self.inner.plan.lock().fail_at(nth, fault.into());
+    }
+
+    /// Takes back faults that were not reached.
+    pub fn clear_faults(&self) {
+        self.inner.plan.lock().clear();
+    }
+
+    /// How long each operation of this kind takes.
+    pub fn set_latency(&self, operation: Operation, latency: Duration) {
+        self.inner.plan.lock().latency.insert(operation, latency);
+    }
+
+    /// After this time an operation ends in [`super::ErrorKind::Unknown`] (default 10 s).
+    pub fn set_deadline(&self, deadline: Duration) {
+        self.inner.plan.lock().deadline = deadline;
+    }
+
+    /// From now on what is asked of this guest waits, up to the deadline; its state can still be read.
+    pub fn hang(&self, id: GuestId) {
+        self.inner.plan.lock().hung.insert(id);
+    }
+
+    /// Ends [`SimHost::hang`]; what waits goes on.
+    pub fn release(&self, id: GuestId) {
+        self.inner.plan.lock().hung.remove(&id);
+        self.inner.released.notify_waiters();
+    }
+
+    /// How long a guest takes to shut down once asked (default 1 s); `None`: guests ignore the request.
+    pub fn set_shutdown_time(&self, time: Option<Duration>) {
+        self.inner.plan.lock().shutdown_time = time;
+    }
+
+    /// libvirtd goes away: [`HostEvent::Disconnected`], and everything but the bridge is unavailable. Guests run on.
+    pub fn disconnect(&self, reason: &str) {
+        self.inner.world.lock().disconnect(reason);
+    }
+
+    /// libvirtd is back: [`HostEvent::Connected`] with everything.
+    pub fn connect(&self) {
+        self.inner.world.lock().connect();
+    }
+
+    /// Somebody else starts or stops a guest; nothing happens when there is no such domain.
+    pub fn set_power_behind(&self, id: GuestId, running: bool) {
+        let power = if running { PowerState::Running } else { PowerState::Stopped };
+        self.inner.world.lock().set_power(id, power);
+    }
+
+    /// Somebody else removes a domain, running or not.
+    pub fn undefine_behind(&self, id: GuestId) {
+        self.inner.world.lock().forget(id);
+    }
+
+    /// Size of the disk in bytes. Each volume takes [`VOLUME_OVERHEAD`] of it.
+    pub fn set_disk_size(&self, bytes: u64) {
+        self.inner.world.lock().disk_size = bytes;
+    }
+
+    /// Paths under this one can't be read.
+    pub fn set_unreadable(&self, path: &str) {
+        self.inner.world.lock().unreadable.push(path.into());
+    }
+
+    /// Replaces the bridge.
+    pub fn set_bridge(&self, bridge: Bridge) {
+        *self.inner.bridge.lock() = bridge;
+    }
+}
+
+impl Default for SimHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}

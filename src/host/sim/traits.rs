@@ -1,0 +1,177 @@
+//! The host traits on the simulated world: each call goes through the fault plan first.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout, Instant};
+
+use super::super::{
+    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Network, Result, Storage,
+    VolumeInfo,
+};
+use super::faults::{Effect, Fault, Operation};
+use super::world::World;
+use super::SimHost;
+use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
+
+impl SimHost {
+    /// Waits out latency and hanging, then changes the world, or fails as planned.
+    async fn run<T>(&self, operation: Operation, guest: Option<GuestId>, act: impl FnOnce(&mut World) -> Result<T> + Send) -> Result<T> {
+        let (fault, latency, deadline) = {
+            let mut plan = self.inner.plan.lock();
+            (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
+        };
+        if !self.inner.world.lock().connected() {
+            return Err(HostError::new(ErrorKind::Unavailable, format!("{operation:?}: not connected to the simulated host")));
+        }
+        let wait = async {
+            if let Some(latency) = latency {
+                sleep(latency).await;
+            }
+            if let Some(id) = guest {
+                self.wait_while_hung(id).await;
+            }
+        };
+        if timeout(deadline, wait).await.is_err() {
+            return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?} did not end in {deadline:?}")));
+        }
+        if let Some(Fault { kind, effect: Effect::None }) = fault {
+            return Err(planned(operation, kind));
+        }
+        let mut world = self.inner.world.lock();
+        if !world.connected() {
+            return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
+        }
+        let result = act(&mut world);
+        match fault {
+            Some(fault) => result.and(Err(planned(operation, fault.kind))),
+            None => result,
+        }
+    }
+
+    /// The guest does as it was asked to, unless it was started anew meanwhile.
+    fn stop_later(&self, id: GuestId, started: Instant) {
+        let Some(time) = self.inner.plan.lock().shutdown_time else { return };
+        let weak = Arc::downgrade(&self.inner);
+        let mut shutdowns = self.inner.shutdowns.lock();
+        while shutdowns.try_join_next().is_some() {}
+        shutdowns.spawn(async move {
+            sleep(time).await;
+            let Some(inner) = weak.upgrade() else { return };
+            let mut world = inner.world.lock();
+            if world.running(id).is_ok_and(|since| since == started) {
+                world.set_power(id, PowerState::Stopped);
+            }
+        });
+    }
+
+    async fn wait_while_hung(&self, id: GuestId) {
+        loop {
+            let released = self.inner.released.notified();
+            if !self.inner.plan.lock().hung.contains(&id) {
+                return;
+            }
+            released.await;
+        }
+    }
+}
+
+fn planned(operation: Operation, kind: ErrorKind) -> HostError {
+    HostError::new(kind, format!("{operation:?} failed on demand"))
+}
+
+#[async_trait]
+impl Hypervisor for SimHost {
+    async fn domains(&self) -> Result<Vec<DomainStatus>> {
+        self.run(Operation::Domains, None, |world| Ok(world.domains())).await
+    }
+
+    async fn domain(&self, id: GuestId) -> Result<DomainStatus> {
+        self.run(Operation::Domain, None, |world| world.domain(id)).await
+    }
+
+    async fn define(&self, guest: &GuestConfig) -> Result<()> {
+        self.run(Operation::Define, Some(guest.id), |world| world.define(guest)).await
+    }
+
+    async fn undefine(&self, id: GuestId) -> Result<Change> {
+        self.run(Operation::Undefine, Some(id), |world| world.undefine(id)).await
+    }
+
+    async fn start(&self, id: GuestId) -> Result<Change> {
+        self.run(Operation::Start, Some(id), |world| world.start(id)).await
+    }
+
+    async fn shutdown(&self, id: GuestId) -> Result<()> {
+        let ask = |world: &mut World| world.running(id).map(|started| self.stop_later(id, started));
+        self.run(Operation::Shutdown, Some(id), ask).await
+    }
+
+    async fn reboot(&self, id: GuestId) -> Result<()> {
+        self.run(Operation::Reboot, Some(id), |world| world.running(id).map(drop)).await
+    }
+
+    async fn reset(&self, id: GuestId) -> Result<()> {
+        self.run(Operation::Reset, Some(id), |world| world.running(id).map(drop)).await
+    }
+
+    async fn destroy(&self, id: GuestId) -> Result<Change> {
+        self.run(Operation::Destroy, Some(id), |world| world.destroy(id)).await
+    }
+
+    async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change> {
+        self.run(Operation::SetAutostart, Some(id), |world| world.set_autostart(id, enable)).await
+    }
+
+    async fn sample(&self, id: GuestId) -> Result<DomainSample> {
+        self.run(Operation::Sample, Some(id), |world| world.sample(id)).await
+    }
+
+    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
+        self.run(Operation::UpdateFilter, Some(id), |world| world.update_filter(id, policy)).await
+    }
+
+    fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
+        let events = self.inner.events.lock().take()?;
+        self.inner.world.lock().listen();
+        Some(events)
+    }
+}
+
+#[async_trait]
+impl Storage for SimHost {
+    async fn ensure_local_pool(&self, name: &str, target: &str) -> Result<Pool> {
+        self.run(Operation::EnsureLocalPool, None, |world| world.ensure_local_pool(name, target)).await
+    }
+
+    async fn pool(&self, name: &str) -> Result<Pool> {
+        self.run(Operation::Pool, None, |world| world.pool(name)).await
+    }
+
+    async fn remove_pool(&self, name: &str) -> Result<Change> {
+        self.run(Operation::RemovePool, None, |world| Ok(world.remove_pool(name))).await
+    }
+
+    async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {
+        self.run(Operation::CreateVolume, None, |world| world.create_volume(pool, name, capacity)).await
+    }
+
+    async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change> {
+        self.run(Operation::DeleteVolume, None, |world| world.delete_volume(pool, name)).await
+    }
+
+    async fn space(&self, paths: &[String]) -> DiskSpace {
+        self.inner.world.lock().space(paths)
+    }
+}
+
+#[async_trait]
+impl Network for SimHost {
+    fn bridge(&self) -> Result<Bridge> {
+        match self.inner.plan.lock().begin(Operation::Bridge) {
+            Some(fault) => Err(planned(Operation::Bridge, fault.kind)),
+            None => Ok(self.inner.bridge.lock().clone()),
+        }
+    }
+}

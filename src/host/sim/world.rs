@@ -1,0 +1,330 @@
+//! What there is on the simulated host, and libvirt's rules for changing it.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::time::Instant;
+
+use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Result, VolumeInfo};
+use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
+
+/// Bytes that an empty volume takes on the disk (the tables of a qcow2 file with preallocated metadata).
+pub const VOLUME_OVERHEAD: u64 = 256 << 10;
+
+const TIB: u64 = 1 << 40;
+
+/// Everything on the host that outlives an operation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SimState {
+    /// Domains.
+    pub domains: BTreeMap<GuestId, SimDomain>,
+    /// Pools by name.
+    pub pools: BTreeMap<String, SimPool>,
+    /// Directories of pools, also of removed ones that were not empty: volume name -> virtual size in bytes.
+    pub directories: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// A domain and its filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimDomain {
+    /// What it was defined with.
+    pub config: GuestConfig,
+    /// Runs or not.
+    pub power: PowerState,
+    /// libvirt's autostart flag.
+    pub autostart: bool,
+    /// What the filter holds now.
+    pub filter: Option<SecurityPolicy>,
+}
+
+/// A directory pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimPool {
+    /// UUID.
+    pub id: GuestId,
+    /// Directory.
+    pub target: String,
+}
+
+/// The state and what goes with it.
+pub(super) struct World {
+    pub(super) state: SimState,
+    pub(super) disk_size: u64,
+    pub(super) unreadable: Vec<String>,
+    connected: bool,
+    events: mpsc::Sender<HostEvent>,
+    /// Events count from the moment they are taken.
+    listening: bool,
+    /// The queue was full: the next event is the whole list.
+    overflowed: bool,
+    started: BTreeMap<GuestId, Instant>,
+    pools_made: u8,
+}
+
+impl World {
+    pub(super) fn new(events: mpsc::Sender<HostEvent>) -> Self {
+        Self {
+            state: SimState::default(),
+            disk_size: TIB,
+            unreadable: Vec::new(),
+            connected: true,
+            events,
+            listening: false,
+            overflowed: false,
+            started: BTreeMap::new(),
+            pools_made: 0,
+        }
+    }
+
+    pub(super) fn connected(&self) -> bool {
+        self.connected
+    }
+
+    pub(super) fn listen(&mut self) {
+        self.listening = true;
+        if self.connected {
+            self.emit(HostEvent::Connected(self.domains()));
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, reason: &str) {
+        if self.connected {
+            self.emit(HostEvent::Disconnected(reason.into()));
+            self.connected = false;
+        }
+    }
+
+    pub(super) fn connect(&mut self) {
+        if !self.connected {
+            self.connected = true;
+            self.emit(HostEvent::Connected(self.domains()));
+        }
+    }
+
+    fn emit(&mut self, event: HostEvent) {
+        if !self.connected || !self.listening {
+            return;
+        }
+        let event = if self.overflowed { HostEvent::Connected(self.domains()) } else { event };
+        self.overflowed = matches!(self.events.try_send(event), Err(TrySendError::Full(_)));
+    }
+
+    pub(super) fn domains(&self) -> Vec<DomainStatus> {
+        self.state.domains.iter().map(|(id, domain)| status(*id, domain)).collect()
+    }
+
+    pub(super) fn domain(&self, id: GuestId) -> Result<DomainStatus> {
+        Ok(status(id, self.get(id)?))
+    }
+
+    pub(super) fn define(&mut self, guest: &GuestConfig) -> Result<()> {
+        if guest.cores == 0 || guest.memory == 0 || guest.name.is_empty() {
+            return Err(HostError::new(ErrorKind::Invalid, format!("guest '{}' needs a name, cores and memory", guest.name)));
+        }
+        if let Some(domain) = self.state.domains.get(&guest.id) {
+            return if domain.config == *guest { Ok(()) } else { Err(exists("domain", &guest.id)) };
+        }
+        if self.state.domains.values().any(|domain| domain.config.name == guest.name) {
+            return Err(exists("domain", &guest.name));
+        }
+        let domain = SimDomain { config: guest.clone(), power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
+        self.state.domains.insert(guest.id, domain);
+        self.emit(HostEvent::Defined(guest.id));
+        Ok(())
+    }
+
+    pub(super) fn undefine(&mut self, id: GuestId) -> Result<Change> {
+        match self.state.domains.get(&id) {
+            None => Ok(Change::Unchanged),
+            Some(domain) if domain.power == PowerState::Running => {
+                Err(HostError::new(ErrorKind::Busy, format!("can't undefine domain {id}: it is running")))
+            }
+            Some(_) => {
+                self.forget(id);
+                Ok(Change::Changed)
+            }
+        }
+    }
+
+    /// Removes a domain whatever it does.
+    pub(super) fn forget(&mut self, id: GuestId) {
+        self.set_power(id, PowerState::Stopped);
+        if self.state.domains.remove(&id).is_some() {
+            self.emit(HostEvent::Undefined(id));
+        }
+    }
+
+    pub(super) fn start(&mut self, id: GuestId) -> Result<Change> {
+        let domain = self.get(id)?;
+        let volumes = self.state.pools.get(&domain.config.storage_pool).and_then(|pool| self.state.directories.get(&pool.target));
+        if let Some(missing) = domain.config.storage_volumes.iter().find(|name| !volumes.is_some_and(|all| all.contains_key(*name))) {
+            return Err(not_found("volume", &format!("{}/{missing}", domain.config.storage_pool)));
+        }
+        Ok(self.set_power(id, PowerState::Running))
+    }
+
+    pub(super) fn destroy(&mut self, id: GuestId) -> Result<Change> {
+        self.get(id)?;
+        Ok(self.set_power(id, PowerState::Stopped))
+    }
+
+    pub(super) fn set_power(&mut self, id: GuestId, power: PowerState) -> Change {
+        let Some(domain) = self.state.domains.get_mut(&id) else { return Change::Unchanged };
+        if domain.power == power {
+            return Change::Unchanged;
+        }
+        domain.power = power;
+        if power == PowerState::Running {
+            self.started.insert(id, Instant::now());
+        } else {
+            self.started.remove(&id);
+        }
+        self.emit(HostEvent::Power { id, power });
+        Change::Changed
+    }
+
+    /// When a guest was started; an error unless it runs.
+    pub(super) fn running(&self, id: GuestId) -> Result<Instant> {
+        self.get(id)?;
+        let started = self.started.get(&id).copied();
+        started.ok_or_else(|| HostError::new(ErrorKind::Busy, format!("domain {id} is not running")))
+    }
+
+    pub(super) fn set_autostart(&mut self, id: GuestId, enable: bool) -> Result<Change> {
+        let domain = self.get_mut(id)?;
+        Ok(changed(std::mem::replace(&mut domain.autostart, enable) != enable))
+    }
+
+    pub(super) fn update_filter(&mut self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
+        let domain = self.get_mut(id)?;
+        let different = domain.filter.as_ref() != policy;
+        domain.filter = policy.cloned();
+        Ok(changed(different))
+    }
+
+    /// A guest that keeps a tenth of its CPUs busy, half of its memory free, and moves 1 MiB/s each way.
+    pub(super) fn sample(&self, id: GuestId) -> Result<DomainSample> {
+        let up = self.running(id)?.elapsed();
+        let config = &self.get(id)?.config;
+        let moved = u64::try_from(up.as_millis()).unwrap_or(u64::MAX).saturating_mul(1 << 10);
+        let nanoseconds = u64::try_from(up.as_nanos()).unwrap_or(u64::MAX);
+        Ok(DomainSample {
+            cpu_time_ns: (nanoseconds / 10).saturating_mul(config.cores.into()),
+            cpus: config.cores,
+            memory_available: config.memory / 2,
+            disk_available: config.disks.iter().map(|size| size.saturating_sub(VOLUME_OVERHEAD)).sum(),
+            disk_read: moved,
+            disk_written: moved,
+            net_received: moved,
+            net_sent: moved,
+        })
+    }
+
+    pub(super) fn ensure_local_pool(&mut self, name: &str, target: &str) -> Result<Pool> {
+        if !target.starts_with('/') || name.is_empty() || name.contains('/') {
+            return Err(HostError::new(ErrorKind::Invalid, format!("pool '{name}' can't be at '{target}'")));
+        }
+        match self.state.pools.get(name) {
+            Some(pool) if pool.target != target => return Err(exists("pool", &name)),
+            Some(_) => {}
+            None => {
+                self.pools_made = self.pools_made.wrapping_add(1);
+                let id = GuestId::from_bytes([self.pools_made; 16]);
+                self.state.pools.insert(name.into(), SimPool { id, target: target.into() });
+                self.state.directories.entry(target.into()).or_default();
+            }
+        }
+        self.pool(name)
+    }
+
+    pub(super) fn pool(&self, name: &str) -> Result<Pool> {
+        let pool = self.state.pools.get(name).ok_or_else(|| not_found("pool", &name))?;
+        let volumes = self.state.directories.get(&pool.target).into_iter().flatten().map(|(volume, _)| (volume.clone(), true)).collect();
+        Ok(Pool {
+            name: name.into(),
+            id: pool.id.to_string(),
+            mode: PoolMode::Local,
+            target: pool.target.clone(),
+            volumes,
+            ..Pool::default()
+        })
+    }
+
+    pub(super) fn remove_pool(&mut self, name: &str) -> Change {
+        let Some(pool) = self.state.pools.remove(name) else { return Change::Unchanged };
+        if self.state.directories.get(&pool.target).is_some_and(BTreeMap::is_empty) {
+            self.state.directories.remove(&pool.target);
+        }
+        Change::Changed
+    }
+
+    pub(super) fn create_volume(&mut self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {
+        let free = self.free();
+        let (target, volumes) = self.directory(pool)?;
+        if name.is_empty() || name.contains('/') {
+            return Err(HostError::new(ErrorKind::Invalid, format!("'{name}' is no name for a volume")));
+        }
+        if volumes.contains_key(name) {
+            return Err(exists("volume", &format!("{pool}/{name}")));
+        }
+        if free < VOLUME_OVERHEAD {
+            return Err(HostError::new(ErrorKind::NoSpace, format!("can't create volume {pool}/{name}: no space left")));
+        }
+        volumes.insert(name.into(), capacity);
+        let path = format!("{target}/{name}");
+        Ok(VolumeInfo { key: path.clone(), path, capacity })
+    }
+
+    pub(super) fn delete_volume(&mut self, pool: &str, name: &str) -> Result<Change> {
+        Ok(changed(self.directory(pool)?.1.remove(name).is_some()))
+    }
+
+    pub(super) fn space(&self, paths: &[String]) -> DiskSpace {
+        let (unreadable, readable): (Vec<&String>, Vec<&String>) =
+            paths.iter().partition(|path| self.unreadable.iter().any(|bad| path.starts_with(bad.as_str())));
+        let unreadable = unreadable.into_iter().map(|path| format!("{path}: Input/output error")).collect();
+        if readable.is_empty() {
+            return DiskSpace { unreadable, ..DiskSpace::default() };
+        }
+        DiskSpace { free: self.free(), total: self.disk_size, unreadable }
+    }
+
+    fn free(&self) -> u64 {
+        let volumes = self.state.directories.values().flatten();
+        volumes.fold(self.disk_size, |free, _| free.saturating_sub(VOLUME_OVERHEAD))
+    }
+
+    fn directory(&mut self, pool: &str) -> Result<(String, &mut BTreeMap<String, u64>)> {
+        let target = self.state.pools.get(pool).ok_or_else(|| not_found("pool", &pool))?.target.clone();
+        let volumes = self.state.directories.entry(target.clone()).or_default();
+        Ok((target, volumes))
+    }
+
+    fn get(&self, id: GuestId) -> Result<&SimDomain> {
+        self.state.domains.get(&id).ok_or_else(|| not_found("domain", &id))
+    }
+
+    fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
+        self.state.domains.get_mut(&id).ok_or_else(|| not_found("domain", &id))
+    }
+}
+
+fn status(id: GuestId, domain: &SimDomain) -> DomainStatus {
+    DomainStatus { id, name: domain.config.name.clone(), power: domain.power, autostart: domain.autostart }
+}
+
+fn changed(yes: bool) -> Change {
+    if yes {
+        Change::Changed
+    } else {
+        Change::Unchanged
+    }
+}
+
+fn not_found(what: &str, which: &dyn std::fmt::Display) -> HostError {
+    HostError::new(ErrorKind::NotFound, format!("there is no {what} {which}"))
+}
+
+fn exists(what: &str, which: &dyn std::fmt::Display) -> HostError {
+    HostError::new(ErrorKind::Exists, format!("there is another {what} {which} already"))
+}

@@ -1,0 +1,62 @@
+//! The few operations on files that the store is made of, as a trait, so that tests can let each of them fail or "lose power".
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// File operations; each one is a system call or a fixed, short sequence of them.
+pub(super) trait Disk: Send + Sync + 'static {
+    /// The whole file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// A new file of mode 0600 with this content, synced; refuses to overwrite.
+    fn create(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+    /// A second name for a file.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Replaces `to`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Unchanged when it is not there.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the directory with mode 0740 (contract §8) when it is missing.
+    fn make_directory(&self, directory: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+}
+
+/// The real thing.
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn create(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o740).create(directory)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        File::open(directory)?.sync_all()
+    }
+}

@@ -1,0 +1,53 @@
+//! The name under which the Core knows this node: `identity.json`.
+//!
+//! Fixed at the first start and kept: the bridge's MAC changes with its ports, and a new name would be a new, unallocated node for the
+//! Core (contract §14 D19).
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{Files, Former};
+use super::StoreError;
+
+pub(super) const NAME: &str = "identity.json";
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `Cell_<12 hexadecimal digits>`.
+    pub name: String,
+    /// Why the name was chosen anew although there was a file; `None` when all is well.
+    #[serde(skip)]
+    pub warning: Option<String>,
+}
+
+impl Identity {
+    pub(super) fn load(files: &Files, mac: [u8; 6]) -> Result<Self, StoreError> {
+        let warning = match files.read(NAME)?.map(|content| parse(&content)) {
+            Some(Ok(identity)) => return Ok(identity),
+            Some(Err(reason)) => Some(reason),
+            None => None,
+        };
+        let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("Cell_{hex}");
+        let warning = match warning {
+            Some(reason) => {
+                let aside = files.set_aside(NAME, &chrono::Local::now().format("%Y%m%d-%H%M%S").to_string())?;
+                Some(format!("{NAME} is damaged: {reason}; the name is now {name}, the damaged file is now {aside}"))
+            }
+            None => None,
+        };
+        let content = serde_json::json!({ "name": name }).to_string();
+        files.replace(&[(NAME, content.as_bytes())], Former::Drop)?;
+        Ok(Self { name, warning })
+    }
+}
+
+fn parse(content: &[u8]) -> Result<Identity, String> {
+    let identity: Identity = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if (1..=64).contains(&identity.name.len()) && identity.name.chars().all(fit) {
+        Ok(identity)
+    } else {
+        Err("the name must be 1 to 64 letters, digits, '_', '-' or '.'".into())
+    }
+}

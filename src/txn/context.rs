@@ -1,0 +1,101 @@
+//! What a handler gets: its request, the node, its deadline, and the one answer it may give.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::model::{GuestId, SessionId};
+use crate::proto::message::{Key, Message, MessageId};
+
+use super::node::jobs::{Job, JobGuard};
+use super::{params::Params, Failure, Node};
+
+/// Where answers and events go; the domain's driver in the service, a list in tests.
+pub trait Outbox: Send + Sync {
+    /// Sends a message. `Some(link)` is an answer and belongs to the connection with that number: it is dropped when that one is
+    /// gone, for the Core uses its session numbers again. `None` is an event for whichever Core is joined.
+    fn send(&self, link: Option<u64>, message: Message);
+}
+
+/// One running transaction.
+pub struct Context {
+    /// State shared by all transactions.
+    pub node: Arc<Node>,
+    /// Number of this transaction.
+    pub session: SessionId,
+    /// What was asked.
+    pub request: Message,
+    link: u64,
+    answer: Option<MessageId>,
+    deadline: Instant,
+    answered: AtomicBool,
+}
+
+impl Context {
+    /// A transaction for `request` that came over connection `link`; `answer` is the id of its answer, if it has one.
+    pub fn new(node: Arc<Node>, session: SessionId, link: u64, request: Message, answer: Option<MessageId>, deadline: Instant) -> Self {
+        Self { node, session, request, link, answer, deadline, answered: AtomicBool::new(false) }
+    }
+
+    /// Typed access to the request's parameters.
+    pub fn params(&self) -> Params<'_> {
+        Params(&self.request)
+    }
+
+    /// When the answer has to be out.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// An empty success answer, to be filled and given to [`Context::respond`].
+    pub fn success(&self) -> Message {
+        Message::new(self.answer.unwrap_or(self.request.id.response())).succeeded()
+    }
+
+    /// Sends the answer. [`Failure::Expired`] when the deadline's answer went out before: the caller takes its work back, for
+    /// the Core has given up on it.
+    pub fn respond(&self, message: Message) -> Result<(), Failure> {
+        if self.answered.swap(true, Ordering::AcqRel) {
+            return Err(Failure::Expired);
+        }
+        if self.answer.is_some() {
+            self.node.outbox.send(Some(self.link), message.from_session(self.session.0).to_session(self.request.from));
+        }
+        Ok(())
+    }
+
+    /// Answers with a failure unless something was answered already; true when this was the answer.
+    pub fn fail(&self, reason: &str) -> bool {
+        let message = Message::new(self.answer.unwrap_or(self.request.id.response())).failed(reason);
+        self.respond(message).is_ok()
+    }
+
+    /// True once an answer is out.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// [`Failure::Expired`] once the deadline's answer is out: asked between the steps of a long change.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.is_answered() {
+            return Err(Failure::Expired);
+        }
+        Ok(())
+    }
+
+    /// Sends an event of this transaction.
+    pub fn event(&self, message: Message) {
+        self.node.outbox.send(None, message.from_session(self.session.0));
+    }
+
+    /// Sends an event that carries nothing but a guest's id.
+    pub fn guest_event(&self, id: MessageId, guest: GuestId) {
+        self.event(Message::new(id).string(Key::Instance, guest.to_string()));
+    }
+
+    /// Waits for the guest to be free of other transactions, at most until the deadline.
+    pub async fn job(&self, guest: GuestId, job: Job) -> Result<JobGuard, Failure> {
+        self.node.jobs.acquire(guest, job, self.deadline).await
+    }
+}

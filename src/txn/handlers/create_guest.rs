@@ -1,0 +1,139 @@
+//! CreateGuestRequest (contract §6.2, flow 7.2): a guest with blank disks.
+//!
+//! A create that fails at any step, or that gets done only after the Core has given up (§13.7), leaves nothing behind:
+//! no volume, no port, no domain, no filter, no line in `data/`.
+
+mod plan;
+
+use std::sync::Arc;
+
+use self::plan::Plan;
+use super::start_instance::{announce_started, power_on};
+use crate::host::VolumeInfo;
+use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, Volume, VolumeGroup};
+use crate::proto::message::{Key, Message, MessageId};
+use crate::store::DataFile;
+use crate::txn::node::jobs::Job;
+use crate::txn::undo::Undo;
+use crate::txn::{secrets, Context, Failure};
+
+const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
+
+pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
+    let plan = Plan::read(context.params())?;
+    let id = plan.id;
+    let job = context.job(id, Job::Create).await?;
+    let layout = context.node.layout.read().await;
+    context.check()?;
+    let config = create(&context, &plan).await?;
+    drop(layout);
+    context.event(
+        Message::new(MessageId::GUEST_CREATED_EVENT)
+            .string(Key::Instance, id.to_string())
+            .uint(Key::Monitor, u64::from(config.monitor_port))
+            .string(Key::Secret, config.monitor_secret.reveal())
+            .string(Key::Hardware, &config.hardware_address),
+    );
+    if plan.auto_start {
+        // The guest exists by now and stays, whatever its first start does.
+        match power_on(&context, id).await {
+            Ok(()) => announce_started(&context, id),
+            Err(failure) => tracing::error!(guest = %id, "created, but its first start failed: {failure}"),
+        }
+    }
+    drop(job);
+    Ok(())
+}
+
+/// Does everything up to the answer, or takes all of it back.
+async fn create(context: &Arc<Context>, plan: &Plan) -> Result<GuestConfig, Failure> {
+    let resource = context.node.books.lock().reserve(plan.id, &plan.name, &plan.internal_address, &plan.external_address)?;
+    let mut undo = Undo::default();
+    let books = context.node.books.clone();
+    let id = plan.id;
+    undo.push(format!("reservation of guest {id}"), async move {
+        books.lock().cancel(id);
+        Ok(())
+    });
+    match build(context, plan, resource, &mut undo).await {
+        Ok(config) => {
+            undo.disarm();
+            Ok(config)
+        }
+        Err(cause) => Err(undo.run(cause).await),
+    }
+}
+
+/// The steps, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.
+async fn build(context: &Arc<Context>, plan: &Plan, resource: Resource, undo: &mut Undo) -> Result<GuestConfig, Failure> {
+    let node = &context.node;
+    let (pool, address_mode) = {
+        let books = node.books.lock();
+        (books.storage.current_pool.clone(), books.network.allocation_mode)
+    };
+    let volumes = create_volumes(context, plan, &pool, undo).await?;
+    let config = GuestConfig {
+        monitor_port: resource.monitor_port,
+        monitor_secret: secrets::password(secrets::MONITOR_SECRET_LENGTH)?,
+        storage_pool: pool,
+        storage_volumes: volumes.volumes().map(|volume| volume.name.clone()).collect(),
+        network_source: node.settings.bridge.clone(),
+        hardware_address: resource.hardware_address,
+        address_allocation: address_mode,
+        create_time: chrono::Local::now().format("%Y-%m-%d %H:%M:%S").to_string(),
+        ..plan.config()
+    };
+    let hypervisor = node.host.hypervisor.clone();
+    let id = plan.id;
+    undo.push(format!("domain and filter of guest {id}"), async move { hypervisor.undefine(id).await.map(|_| ()) });
+    node.host.hypervisor.define(&config).await?;
+    if config.auto_start {
+        node.host.hypervisor.set_autostart(id, true).await?;
+    }
+    context.check()?;
+    enter(context, &config, volumes, undo).await?;
+    context.respond(context.success().string(Key::Instance, id.to_string()).bool(Key::Enable, false))?;
+    Ok(config)
+}
+
+async fn create_volumes(context: &Arc<Context>, plan: &Plan, pool: &str, undo: &mut Undo) -> Result<VolumeGroup, Failure> {
+    let mut volumes = Vec::with_capacity(plan.disks.len());
+    for (index, capacity) in plan.disks.iter().enumerate() {
+        context.check()?;
+        let name = volume_name(plan.id, index);
+        let (storage, back_pool, back_name) = (context.node.host.storage.clone(), pool.to_owned(), name.clone());
+        undo.push(format!("volume {name} in pool {pool}"), async move { storage.delete_volume(&back_pool, &back_name).await.map(|_| ()) });
+        let info = context.node.host.storage.create_volume(pool, &name, *capacity).await?;
+        volumes.push(volume(name, pool, info));
+    }
+    let mut volumes = volumes.into_iter();
+    // The plan has at least one disk.
+    let system = volumes.next().unwrap_or_default();
+    Ok(VolumeGroup { system, data: volumes.collect(), ..VolumeGroup::default() })
+}
+
+/// `<id>_sys.qcow2`, then `<id>_0.qcow2`, `<id>_1.qcow2`, … (contract §11.1).
+fn volume_name(id: GuestId, index: usize) -> String {
+    match index.checked_sub(1) {
+        None => format!("{id}_sys.qcow2"),
+        Some(data) => format!("{id}_{data}.qcow2"),
+    }
+}
+
+fn volume(name: String, pool: &str, info: VolumeInfo) -> Volume {
+    Volume { name, format: "qcow2".into(), key: info.key, path: info.path, capacity: info.capacity, pool: pool.to_owned() }
+}
+
+/// Enters the guest in the books and makes them durable; the way back strikes it and makes that durable.
+async fn enter(context: &Arc<Context>, config: &GuestConfig, volumes: VolumeGroup, undo: &mut Undo) -> Result<(), Failure> {
+    let node = context.node.clone();
+    let id = config.id;
+    node.books.lock().insert(Guest { power: PowerState::Stopped, ..Guest::new(config.clone()) }, volumes);
+    let back = node.clone();
+    undo.push(format!("entry of guest {id} in data/"), async move {
+        back.books.lock().remove(id);
+        let kept = back.save(FILES).await;
+        kept.map_err(|failure| crate::host::HostError::new(crate::host::ErrorKind::Failed, failure.to_string()))
+    });
+    node.save(FILES).await
+}

@@ -1,0 +1,29 @@
+//! Transactions: what the Core asks of this node, each with a session, a deadline and exactly one answer.
+//!
+//! Contract: every request is answered, by success or by a failure with its reason: also one that misses a parameter, that nobody
+//! knows, that finds no free session, whose handler panics or whose deadline passes. A handler that fails leaves the host as it was
+//! (its undo stack runs) and the node's books are written before a success is told. A change of several steps writes
+//! nothing to the wire until it is durable.
+//!
+//! `engine` hands out sessions and deadlines; `handlers` has one file per transaction and the one dispatch table; `node` is the
+//! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests.
+//! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
+
+mod context;
+pub mod engine;
+mod failure;
+pub mod handlers;
+pub mod monitor;
+pub mod node;
+mod params;
+pub mod secrets;
+mod session;
+#[cfg(test)]
+mod testing;
+mod undo;
+pub mod usage;
+
+pub use context::{Context, Outbox};
+pub use engine::Engine;
+pub use failure::Failure;
+pub use node::Node;

@@ -1,0 +1,97 @@
+//! What the host tells without being asked: guests that start, stop, vanish or come back; a hypervisor that goes and returns.
+//!
+//! Contract: a guest that changes behind our back is told to the Core as soon as libvirt tells us. While a transaction
+//! works on a guest, the transaction tells the Core, so that an answer comes before its events. After every reconnect
+//! all guests are compared, so nothing that happened meanwhile is missed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::host::{DomainStatus, ErrorKind, HostEvent};
+use crate::model::{GuestId, PowerState};
+
+use super::{Failure, Node};
+
+/// Follows the hypervisor's events until their sender is gone.
+pub async fn follow(node: Arc<Node>, mut events: mpsc::Receiver<HostEvent>) {
+    while let Some(event) = events.recv().await {
+        take(&node, event).await;
+    }
+}
+
+/// Takes one event in.
+pub async fn take(node: &Arc<Node>, event: HostEvent) {
+    match event {
+        HostEvent::Connected(domains) => {
+            tracing::info!(domains = domains.len(), "connected to libvirt");
+            resync(node, &domains);
+        }
+        HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
+        HostEvent::Power { id, power } => settle(node, id, power).await,
+        HostEvent::Undefined(id) => {
+            if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
+                tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");
+            }
+        }
+        HostEvent::Defined(id) => returned(node, id).await,
+    }
+}
+
+/// A guest started or stopped. An event is as old as its way here, and a transaction may have gone further since: the state is asked for,
+/// and the event's word counts only when that fails.
+async fn settle(node: &Arc<Node>, id: GuestId, told: PowerState) {
+    if node.books.guest(id).is_err() {
+        return;
+    }
+    let power = node.host.hypervisor.domain(id).await.map_or(told, |status| status.power);
+    if moved(node, id, power) && power == PowerState::Running {
+        node.usage.started(id);
+    }
+}
+
+/// Compares the hypervisor's list with the books.
+pub fn resync(node: &Arc<Node>, domains: &[DomainStatus]) {
+    let present: HashMap<GuestId, PowerState> = domains.iter().map(|domain| (domain.id, domain.power)).collect();
+    let guests: Vec<(GuestId, String)> = {
+        let books = node.books.lock();
+        books.guests.iter().map(|(id, guest)| (*id, guest.config.name.clone())).collect()
+    };
+    for (id, name) in guests {
+        let power = present.get(&id).copied().unwrap_or(PowerState::Lost);
+        if power == PowerState::Lost && node.jobs.current(id).is_none() {
+            tracing::error!(guest = %id, %name, "libvirt has no domain of this guest; it is marked lost and can only be deleted");
+        }
+        moved(node, id, power);
+    }
+}
+
+/// Enters a new power state and tells the Core, unless a transaction on the guest will.
+fn moved(node: &Arc<Node>, id: GuestId, power: PowerState) -> bool {
+    let before = node.books.guest(id).map(|guest| guest.power);
+    let changed = node.set_power(id, power);
+    // From lost to stopped nothing changed for the Core, which has no such state.
+    let news =
+        changed && !matches!((before, power), (Ok(PowerState::Lost), PowerState::Stopped) | (Ok(PowerState::Stopped), PowerState::Lost));
+    if news && node.jobs.current(id).is_none() {
+        tracing::info!(guest = %id, "guest is {} now", if power == PowerState::Running { "running" } else { "stopped" });
+        node.announce_power(id, power, 0);
+    }
+    changed
+}
+
+/// A domain was defined: a lost guest may be back.
+async fn returned(node: &Arc<Node>, id: GuestId) {
+    if !node.books.guest(id).is_ok_and(|guest| guest.power == PowerState::Lost) {
+        return;
+    }
+    match node.host.hypervisor.domain(id).await {
+        Ok(status) => {
+            tracing::info!(guest = %id, "the guest's libvirt domain is back");
+            moved(node, id, status.power);
+        }
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(guest = %id, "can't read the guest's domain: {}", Failure::Host(error)),
+    }
+}

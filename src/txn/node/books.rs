@@ -1,0 +1,186 @@
+//! The node's books in memory: guests, volumes, network assignments; what `data/` holds is written from here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::model::{Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, PowerState, Resource, StorageBook, VolumeGroup};
+use crate::store::{encode, DataFile, Loaded, Source, StoreError};
+use crate::txn::{secrets, Failure};
+
+/// First monitor port; guest ports are this and the `max_guest - 1` that follow (contract §11.4).
+const FIRST_MONITOR_PORT: u16 = 5901;
+
+/// Everything that is known, under one lock that is never held across a call to the host.
+pub struct Books {
+    inner: Mutex<Inner>,
+}
+
+/// The books while locked.
+pub struct Inner {
+    /// All guests.
+    pub guests: BTreeMap<GuestId, Guest>,
+    /// Assignments.
+    pub network: NetworkBook,
+    /// Pools and volume groups.
+    pub storage: StorageBook,
+    /// `instance.data` but for its guests: pool of new guests and limit.
+    instance: InstanceBook,
+    /// What creates that are under way hold.
+    reserved: BTreeMap<GuestId, Reserved>,
+}
+
+struct Reserved {
+    name: String,
+    resource: Resource,
+}
+
+impl Books {
+    /// From what was loaded. Guests are taken as lost until the hypervisor's list says otherwise.
+    pub fn new(loaded: Loaded) -> Self {
+        let mut instance = loaded.instance;
+        let guests = std::mem::take(&mut instance.instances)
+            .into_iter()
+            .map(|config| (config.id, Guest { power: PowerState::Lost, ..Guest::new(config) }))
+            .collect();
+        let mut inner = Inner { guests, network: loaded.network, storage: loaded.storage, instance, reserved: BTreeMap::new() };
+        inner.sync_resources();
+        Self { inner: Mutex::new(inner) }
+    }
+
+    /// Access to everything; keep it short and never across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// A copy of one guest; cheap, the configuration is shared.
+    pub fn guest(&self, id: GuestId) -> Result<Guest, Failure> {
+        self.inner.lock().guests.get(&id).cloned().ok_or(Failure::NoSuchGuest(id))
+    }
+}
+
+impl Inner {
+    /// Gives every guest its entry in `network.data`, and drops entries without a guest (contract §8.6, §14 D9).
+    fn sync_resources(&mut self) {
+        let guests = &self.guests;
+        self.network.resources.retain(|id, _| guests.contains_key(id));
+        for (id, guest) in guests {
+            let config = &guest.config;
+            let entry = self.network.resources.entry(*id).or_default();
+            entry.monitor_port = config.monitor_port;
+            entry.hardware_address.clone_from(&config.hardware_address);
+            if entry.internal_address.is_empty() {
+                entry.internal_address.clone_from(&config.internal_address);
+            }
+            if entry.external_address.is_empty() {
+                entry.external_address.clone_from(&config.external_address);
+            }
+        }
+    }
+
+    /// Replaces a guest's configuration.
+    pub fn update(&mut self, id: GuestId, change: impl FnOnce(&mut GuestConfig)) -> Result<(), Failure> {
+        let guest = self.guests.get_mut(&id).ok_or(Failure::NoSuchGuest(id))?;
+        change(Arc::make_mut(&mut guest.config));
+        Ok(())
+    }
+
+    /// Sets a name, a monitor port and a MAC aside for a guest that is being created.
+    pub fn reserve(&mut self, id: GuestId, name: &str, internal: &str, external: &str) -> Result<Resource, Failure> {
+        if self.guests.contains_key(&id) || self.reserved.contains_key(&id) {
+            return Err(Failure::refused(format!("guest {id} exists already")));
+        }
+        if let Some(other) = self.guest_named(name) {
+            return Err(Failure::refused(format!("the name '{name}' is taken by guest {other}")));
+        }
+        let resource = Resource {
+            monitor_port: self.free_monitor_port()?,
+            hardware_address: self.free_mac()?,
+            internal_address: internal.to_owned(),
+            external_address: external.to_owned(),
+        };
+        self.reserved.insert(id, Reserved { name: name.to_owned(), resource: resource.clone() });
+        Ok(resource)
+    }
+
+    fn guest_named(&self, name: &str) -> Option<GuestId> {
+        let present = self.guests.values().find(|guest| guest.config.name == name).map(|guest| guest.config.id);
+        present.or_else(|| self.reserved.iter().find(|(_, reserved)| reserved.name == name).map(|(id, _)| *id))
+    }
+
+    fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.network.resources.values().chain(self.reserved.values().map(|reserved| &reserved.resource))
+    }
+
+    fn free_monitor_port(&self) -> Result<u16, Failure> {
+        let taken: BTreeSet<u16> = self.resources().map(|resource| resource.monitor_port).collect();
+        let count = self.instance.max_guest.min(u32::from(u16::MAX - FIRST_MONITOR_PORT) + 1);
+        let start = secrets::below(count)?;
+        (0..count)
+            .filter_map(|step| u16::try_from((start + step) % count).ok())
+            .map(|offset| FIRST_MONITOR_PORT + offset)
+            .find(|port| !taken.contains(port))
+            .ok_or_else(|| {
+                Failure::refused(format!(
+                    "no monitor port is free: this cell holds {count} guests at most (max_guest in data/instance.data)"
+                ))
+            })
+    }
+
+    fn free_mac(&self) -> Result<String, Failure> {
+        loop {
+            let mac = secrets::mac()?;
+            if !self.resources().any(|resource| resource.hardware_address == mac) {
+                return Ok(mac);
+            }
+        }
+    }
+
+    /// Gives back what a failed create had set aside.
+    pub fn cancel(&mut self, id: GuestId) {
+        self.reserved.remove(&id);
+    }
+
+    /// Enters a created guest; its reservation becomes an assignment.
+    pub fn insert(&mut self, guest: Guest, volumes: VolumeGroup) {
+        let id = guest.config.id;
+        if let Some(reserved) = self.reserved.remove(&id) {
+            self.network.resources.insert(id, reserved.resource);
+        }
+        for volume in volumes.volumes() {
+            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                pool.volumes.insert(volume.name.clone(), true);
+            }
+        }
+        self.storage.groups.insert(id, volumes);
+        self.guests.insert(id, guest);
+    }
+
+    /// Strikes a guest with all that it held.
+    pub fn remove(&mut self, id: GuestId) {
+        self.guests.remove(&id);
+        self.network.resources.remove(&id);
+        if let Some(group) = self.storage.groups.remove(&id) {
+            for volume in group.volumes() {
+                if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                    pool.volumes.remove(&volume.name);
+                }
+            }
+        }
+    }
+}
+
+impl Source for Books {
+    fn serialize(&self, file: DataFile) -> Result<Vec<u8>, StoreError> {
+        let inner = self.inner.lock();
+        match file {
+            DataFile::Storage => encode(file, &inner.storage),
+            DataFile::Network => encode(file, &inner.network),
+            DataFile::Instance => {
+                let instances = inner.guests.values().map(|guest| guest.config.clone()).collect();
+                encode(file, &InstanceBook { instances, ..inner.instance.clone() })
+            }
+        }
+    }
+}

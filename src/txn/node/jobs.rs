@@ -1,0 +1,127 @@
+//! At most one change at a time per guest; guests never wait for each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use crate::model::GuestId;
+use crate::txn::Failure;
+
+/// What works on a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// It is being created.
+    Create,
+    /// It is being started.
+    Start,
+    /// It is asked to stop.
+    Stop,
+    /// It is being deleted.
+    Delete,
+}
+
+impl Job {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The job that has the turn, and since when.
+    current: Mutex<Option<(Job, Instant)>>,
+}
+
+/// The running jobs by guest.
+#[derive(Default)]
+pub struct Jobs {
+    slots: Arc<Mutex<HashMap<GuestId, Arc<Slot>>>>,
+}
+
+impl Jobs {
+    /// Waits for the guest's turn, at most until `deadline`; a busy answer names the job in the way.
+    pub async fn acquire(&self, guest: GuestId, job: Job, deadline: Instant) -> Result<JobGuard, Failure> {
+        let slot = self.slots.lock().entry(guest).or_default().clone();
+        let turn = slot.turn.clone();
+        let Ok(turn) = tokio::time::timeout_at(deadline, turn.lock_owned()).await else {
+            return Err(Failure::refused(busy(guest, *slot.current.lock())));
+        };
+        *slot.current.lock() = Some((job, Instant::now()));
+        Ok(JobGuard { guest, slot, turn: Some(turn), slots: self.slots.clone() })
+    }
+
+    /// The job that runs for the guest. While there is one, it tells the Core what becomes of the guest.
+    pub fn current(&self, guest: GuestId) -> Option<Job> {
+        self.slots.lock().get(&guest).and_then(|slot| slot.current.lock().map(|(job, _)| job))
+    }
+}
+
+fn busy(guest: GuestId, current: Option<(Job, Instant)>) -> String {
+    match current {
+        Some((job, since)) => format!("guest {guest} is busy: {} has been running for {} s", job.name(), since.elapsed().as_secs()),
+        None => format!("guest {guest} is busy"),
+    }
+}
+
+/// Holds a guest's turn until it is dropped.
+pub struct JobGuard {
+    guest: GuestId,
+    slot: Arc<Slot>,
+    turn: Option<OwnedMutexGuard<()>>,
+    slots: Arc<Mutex<HashMap<GuestId, Arc<Slot>>>>,
+}
+
+impl Drop for JobGuard {
+    fn drop(&mut self) {
+        *self.slot.current.lock() = None;
+        self.turn = None;
+        let mut slots = self.slots.lock();
+        // Two references: the map's and ours. With more, somebody waits for the turn.
+        if slots.get(&self.guest).is_some_and(|slot| Arc::strong_count(slot) <= 2) {
+            slots.remove(&self.guest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_job_at_a_time_and_a_busy_answer_names_it() {
+        let jobs = Jobs::default();
+        let guest = GuestId::from_bytes([1; 16]);
+        let held = jobs.acquire(guest, Job::Start, Instant::now()).await.unwrap();
+        assert_eq!(jobs.current(guest), Some(Job::Start));
+        let refused = jobs.acquire(guest, Job::Delete, Instant::now() + Duration::from_secs(3)).await.err().unwrap();
+        assert_eq!(refused.to_string(), format!("guest {guest} is busy: start has been running for 3 s"));
+        let other = jobs.acquire(GuestId::from_bytes([2; 16]), Job::Start, Instant::now()).await;
+        assert!(other.is_ok(), "another guest does not wait");
+        drop(held);
+        assert!(jobs.acquire(guest, Job::Delete, Instant::now()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_for_guests_without_jobs() {
+        let jobs = Jobs::default();
+        let guest = GuestId::from_bytes([1; 16]);
+        let first = jobs.acquire(guest, Job::Start, Instant::now()).await.unwrap();
+        let second = jobs.acquire(guest, Job::Stop, Instant::now() + Duration::from_secs(60));
+        tokio::pin!(second);
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        drop(first);
+        drop(second.await.unwrap());
+        assert!(jobs.slots.lock().is_empty());
+    }
+}

@@ -1,0 +1,131 @@
+//! The state that all transactions of this node share.
+
+pub mod books;
+pub mod jobs;
+mod warnings;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use tokio::sync::RwLock;
+
+use crate::host::Host;
+use crate::model::{GuestId, PowerState};
+use crate::proto::message::{Key, Message, MessageId};
+use crate::store::{DataFile, Store};
+
+use super::usage::UsageCache;
+use super::{Failure, Outbox};
+
+pub use books::Books;
+pub use warnings::Warnings;
+
+/// Counters since the start; what `cell status` shows.
+#[derive(Default)]
+pub struct Counters {
+    /// Messages of the Core that reached the engine.
+    pub received: AtomicU64,
+    /// Answers that were a failure.
+    pub failed: AtomicU64,
+    /// Answers given by the deadline.
+    pub expired: AtomicU64,
+}
+
+/// What the configuration says about new guests.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Bridge of new guests' interfaces.
+    pub bridge: String,
+}
+
+/// Everything a handler works on.
+pub struct Node {
+    /// The host underneath.
+    pub host: Host,
+    /// Guests, volumes, assignments.
+    pub books: Arc<Books>,
+    /// Writes the books to `data/`.
+    pub store: Store,
+    /// Answers and events go here.
+    pub outbox: Arc<dyn Outbox>,
+    /// One change at a time per guest.
+    pub jobs: jobs::Jobs,
+    /// Held for reading while volumes are made, for writing while their pools are moved.
+    pub layout: RwLock<()>,
+    /// Figures of running guests.
+    pub usage: Arc<UsageCache>,
+    /// Counters.
+    pub counters: Counters,
+    /// Log lines that a peer can trigger.
+    pub warnings: Warnings,
+    /// Settings.
+    pub settings: NodeSettings,
+}
+
+impl Node {
+    /// A node on `host` with what `data/` held.
+    pub fn new(host: Host, books: Arc<Books>, store: Store, outbox: Arc<dyn Outbox>, settings: NodeSettings) -> Self {
+        let usage = Arc::new(UsageCache::new(host.hypervisor.clone()));
+        let (jobs, counters, warnings) = (jobs::Jobs::default(), Counters::default(), Warnings::default());
+        Self { host, books, store, outbox, jobs, layout: RwLock::new(()), usage, counters, warnings, settings }
+    }
+
+    /// Makes the state at the time of this call durable.
+    pub async fn save(&self, files: &[DataFile]) -> Result<(), Failure> {
+        Ok(self.store.flush(files).await?)
+    }
+
+    /// Writes down that a guest runs, stopped or vanished; true when that is news. Whoever saw it start right now
+    /// tells [`UsageCache::started`] as well.
+    pub fn set_power(&self, id: GuestId, power: PowerState) -> bool {
+        let changed = {
+            let mut books = self.books.lock();
+            let Some(guest) = books.guests.get_mut(&id) else {
+                return false;
+            };
+            if power != PowerState::Running {
+                guest.address = None;
+            }
+            std::mem::replace(&mut guest.power, power) != power
+        };
+        if changed {
+            self.usage.forget(id);
+        }
+        changed
+    }
+
+    /// Tells the Core that a guest runs or does not. A guest that libvirt lost does not run either.
+    /// A guest that stopped with media in its drive has no media any more, and the Core is told (contract §13.10).
+    pub fn announce_power(&self, id: GuestId, power: PowerState, session: u32) {
+        let event = match power {
+            PowerState::Running => MessageId::GUEST_STARTED_EVENT,
+            PowerState::Stopped | PowerState::Lost => MessageId::GUEST_STOPPED_EVENT,
+        };
+        let about = |event| Message::new(event).string(Key::Instance, id.to_string()).from_session(session);
+        self.outbox.send(None, about(event));
+        if power != PowerState::Running {
+            let media = self.books.lock().guests.get_mut(&id).and_then(|guest| guest.media.take());
+            if media.is_some() {
+                self.outbox.send(None, about(MessageId::MEDIA_DETACHED_EVENT));
+            }
+        }
+    }
+
+    /// Address of the bridge, when it has one now.
+    pub fn bridge_address(&self) -> Option<Ipv4Addr> {
+        self.host.network.bridge().ok().and_then(|bridge| bridge.address)
+    }
+
+    /// Guests in all, running, lost.
+    pub fn guest_counts(&self) -> (usize, usize, usize) {
+        let books = self.books.lock();
+        let count = |power| books.guests.values().filter(|guest| guest.power == power).count();
+        (books.guests.len(), count(PowerState::Running), count(PowerState::Lost))
+    }
+
+    /// One counter's value.
+    pub fn count(&self, counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}

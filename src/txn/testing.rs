@@ -1,0 +1,178 @@
+//! A node on a simulated host with the domain's end in the test's hands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::node::Books;
+use super::node::NodeSettings;
+use super::{monitor, Engine, Node, Outbox};
+use crate::host::sim::SimHost;
+use crate::host::HostEvent;
+use crate::model::{GuestId, LOCAL_POOL};
+use crate::proto::message::{Key, Message, MessageId};
+use crate::store::{DataFile, Store};
+
+/// The configured timeout of the tests.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// The number that the test's connection has.
+pub(super) const LINK: u64 = 7;
+
+#[derive(Default)]
+pub(super) struct Recorder {
+    sent: Mutex<Vec<(Option<u64>, Message)>>,
+    news: Notify,
+}
+
+impl Outbox for Recorder {
+    fn send(&self, link: Option<u64>, message: Message) {
+        self.sent.lock().push((link, message));
+        self.news.notify_waiters();
+    }
+}
+
+pub(super) struct Rig {
+    pub(super) sim: SimHost,
+    pub(super) node: Arc<Node>,
+    pub(super) engine: Engine,
+    pub(super) directory: tempfile::TempDir,
+    outbox: Arc<Recorder>,
+    events: tokio::sync::mpsc::Receiver<HostEvent>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Rig {
+    /// A node with an empty pool `local0`, as after the first start.
+    pub(super) async fn new() -> Self {
+        let sim = SimHost::new();
+        let directory = tempfile::tempdir().unwrap();
+        let mut opened = Store::open(directory.path(), "br0").unwrap();
+        let host = sim.host();
+        let pool = host.storage.ensure_local_pool(LOCAL_POOL, "/images/local0").await.unwrap();
+        opened.loaded.storage.pools.insert(pool.name.clone(), pool);
+        opened.loaded.storage.system_paths = vec!["/images".into()];
+        opened.loaded.storage.data_paths = vec!["/images".into()];
+        let books = Arc::new(Books::new(opened.loaded));
+        let stop = CancellationToken::new();
+        tokio::spawn(opened.writer.run(books.clone(), stop.clone()));
+        let events = host.hypervisor.take_events().unwrap();
+        let outbox = Arc::new(Recorder::default());
+        let node = Arc::new(Node::new(host, books, opened.store, outbox.clone(), NodeSettings { bridge: "br0".into() }));
+        node.save(&DataFile::ALL).await.unwrap();
+        let engine = Engine::new(node.clone(), TIMEOUT);
+        let mut rig = Self { sim, node, engine, directory, outbox, events, _stop: stop.drop_guard() };
+        rig.take_host_events().await;
+        rig
+    }
+
+    /// Everything sent since the last call.
+    pub(super) fn sent(&self) -> Vec<Message> {
+        self.outbox.sent.lock().drain(..).map(|(_, message)| message).collect()
+    }
+
+    /// Hands what the host told so far to the monitor.
+    pub(super) async fn take_host_events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            monitor::take(&self.node, event).await;
+        }
+    }
+
+    /// Waits until the host tells something, and hands it to the monitor.
+    pub(super) async fn next_host_event(&mut self) {
+        let event = self.events.recv().await.unwrap();
+        monitor::take(&self.node, event).await;
+    }
+
+    /// Sends a request as the Core and waits for its answer; what comes besides stays in [`Rig::sent`].
+    pub(super) async fn ask(&mut self, request: Message) -> Message {
+        let session = 900;
+        self.engine.request(LINK, request.from_session(session));
+        self.answer(session).await
+    }
+
+    /// The answer for one of the Core's sessions.
+    pub(super) async fn answer(&mut self, session: u32) -> Message {
+        loop {
+            let news = self.outbox.news.notified();
+            let found = {
+                let mut sent = self.outbox.sent.lock();
+                let at = sent.iter().position(|(link, message)| *link == Some(LINK) && message.to == session);
+                at.map(|at| sent.remove(at).1)
+            };
+            if let Some(answer) = found {
+                return answer;
+            }
+            tokio::select! {
+                () = news => {}
+                () = self.engine.reap() => {}
+            }
+        }
+    }
+
+    /// Waits until no transaction runs.
+    pub(super) async fn settle(&mut self) {
+        while self.engine.active() > 0 {
+            self.engine.reap().await;
+        }
+    }
+
+    /// The data files as they are on disk.
+    pub(super) fn files(&self) -> BTreeMap<&'static str, String> {
+        let read = |file: DataFile| (file.name(), std::fs::read_to_string(self.directory.path().join(file.name())).unwrap());
+        DataFile::ALL.map(read).into_iter().collect()
+    }
+
+    /// Creates a guest and forgets the messages about it.
+    pub(super) async fn with_guest(&mut self, number: u8) -> GuestId {
+        let id = GuestId::from_bytes([number; 16]);
+        let answer = self.ask(create_request(id, &format!("group.guest{number}"))).await;
+        assert!(answer.success, "{}", answer.error);
+        self.settle().await;
+        self.take_host_events().await;
+        self.sent();
+        id
+    }
+}
+
+/// A request for a guest with two blank disks, as the Core sends it (vectors, lifecycle t≈4.11).
+pub(super) fn create_request(id: GuestId, name: &str) -> Message {
+    Message::new(MessageId::CREATE_GUEST_REQUEST)
+        .string(Key::Name, name)
+        .string(Key::Instance, id.to_string())
+        .string(Key::User, "admin")
+        .string(Key::Group, "manager")
+        .string(Key::Admin, "root")
+        .string(Key::Secret, "")
+        .string(Key::Path, "")
+        .string(Key::Pool, "default")
+        .uint(Key::Core, 1)
+        .uint(Key::Memory, 64 << 20)
+        .uint(Key::Priority, 1)
+        .bool(Key::Option, false)
+        .uints(Key::Disk, [64 << 20, 32 << 20])
+        .uints(Key::Flag, [1])
+        .uints(Key::Limit, [0, 0, 600, 500, 0, 0])
+        .uints(Key::Mode, [1, 0])
+        .uints(Key::Template, [0, 1, 2, 0, 0, 0, 1])
+        .strings(Key::Address, [String::new(), String::new()])
+        .strings(Key::Module, [])
+}
+
+/// A request about one guest.
+pub(super) fn about(request: MessageId, id: GuestId) -> Message {
+    Message::new(request).string(Key::Instance, id.to_string())
+}
+
+/// A start without media.
+pub(super) fn start_request(id: GuestId) -> Message {
+    about(MessageId::START_INSTANCE_REQUEST, id).uint(Key::Option, 0)
+}
+
+/// A stop with `[reboot, force]`.
+pub(super) fn stop_request(id: GuestId, flags: [u64; 2]) -> Message {
+    about(MessageId::STOP_INSTANCE_REQUEST, id).uints(Key::Option, flags)
+}
