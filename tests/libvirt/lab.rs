@@ -54,7 +54,7 @@ impl Lab {
         assert!(libvirt.take_events().is_none());
         let Some(HostEvent::Connected(domains)) = events.recv().await else { panic!("the stream does not begin with Connected") };
         sweep(&libvirt, &domains).await;
-        Self { libvirt, events,  logs, uri, bridge, ours: Vec::new(), _turn: turn }
+        Self { libvirt, events, logs, uri, bridge, ours: Vec::new(), _turn: turn }
     }
 
     /// A guest with one disk that does not exist yet.

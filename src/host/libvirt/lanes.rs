@@ -162,7 +162,10 @@ impl Lanes {
         let mut held = Vec::with_capacity(gates.len());
         for gate in gates {
             let Ok(Ok(permit)) = timeout_at(deadline, gate.clone().acquire_owned()).await else {
-                return Err(HostError::new(ErrorKind::Unavailable, format!("{what}: too many calls to libvirt are under way and none has come back")));
+                return Err(HostError::new(
+                    ErrorKind::Unavailable,
+                    format!("{what}: too many calls to libvirt are under way and none has come back"),
+                ));
             };
             held.push(permit);
         }

@@ -27,7 +27,9 @@ pub(super) fn kill_process(id: GuestId) {
 
 /// libvirt gives QEMU the guest's id on its command line.
 fn is_qemu_of(process: &Process, id: &str) -> bool {
-    let named = process.cmdline().is_ok_and(|arguments| arguments.windows(2).any(|pair| matches!(pair, [option, value] if option == "-uuid" && value == id)));
+    let named = process
+        .cmdline()
+        .is_ok_and(|arguments| arguments.windows(2).any(|pair| matches!(pair, [option, value] if option == "-uuid" && value == id)));
     named && process.exe().is_ok_and(|path| path.to_string_lossy().contains("qemu"))
 }
 

@@ -3,7 +3,6 @@
 //! Contract: read anew on each call, because addresses change (contract §14 D26). Asks the kernel for the interfaces of our network
 //! namespace; sysfs is only looked at to tell a bridge from another interface, and only where it shows this namespace.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
@@ -26,8 +25,9 @@ impl HostNetwork {
 impl Network for HostNetwork {
     fn bridge(&self) -> Result<Bridge> {
         let name = &self.bridge;
-        let interfaces = getifaddrs()
-            .map_err(|error| HostError::with_source(ErrorKind::Failed, format!("cannot list the network interfaces to find the bridge {name}"), error))?;
+        let interfaces = getifaddrs().map_err(|error| {
+            HostError::with_source(ErrorKind::Failed, format!("cannot list the network interfaces to find the bridge {name}"), error)
+        })?;
         let mut link = None;
         let mut address = None;
         for interface in interfaces.filter(|interface| interface.interface_name == *name) {
@@ -35,14 +35,16 @@ impl Network for HostNetwork {
             if let Some(found) = found.as_link_addr() {
                 link = u32::try_from(found.ifindex()).ok().zip(found.addr());
             } else if let (None, Some(found)) = (address, found.as_sockaddr_in()) {
-                address = Some(Ipv4Addr::from(found.ip()));
+                address = Some(found.ip());
             }
         }
         let (index, mac) = link.ok_or_else(|| missing(name))?;
         if other_kind(Path::new("/sys/class/net"), name, index) {
             return Err(HostError::new(
                 ErrorKind::Invalid,
-                format!("the network interface {name} is not a bridge; make one that has it as a port, or name another bridge in the settings"),
+                format!(
+                    "the network interface {name} is not a bridge; make one that has it as a port, or name another bridge in the settings"
+                ),
             ));
         }
         Ok(Bridge { name: name.clone(), index, mac, address })
