@@ -18,7 +18,7 @@ use super::handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbo
 use super::interface::Interface;
 use super::multicast::Multicast;
 use super::rate_limit::RateLimit;
-use super::socket::{connect, reached, MAX_DATAGRAM};
+use super::socket::{connect, reached, send, MAX_DATAGRAM};
 use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig};
 
 /// Datagrams read, and messages taken from the queue, before what came of them is sent.
@@ -180,13 +180,10 @@ impl Wiring {
         }
     }
 
-    /// Sends a datagram on the connection. What the kernel has no room for is lost, as any datagram may be.
     fn transmit(&mut self, now: Duration, datagram: &[u8]) {
         let Some(socket) = &self.socket else { return };
-        match socket.try_send(datagram) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.socket_error(now, &error),
+        if let Err(error) = send(socket, datagram) {
+            self.socket_error(now, &error);
         }
     }
 

@@ -90,15 +90,10 @@ impl Session {
             };
             let Some(event) = next else { return Ok(()) };
             if reports || !matches!(event.event, Event::StatusReport { .. }) {
-                let text = show::event(&event, |event| self.name_of(event));
+                let text = show::event(&event);
                 self.output.item(&text, &serde_json::to_value(&event).unwrap_or_default())?;
             }
         }
-    }
-
-    /// The name of the guest that an event is about.
-    pub(crate) fn name_of(&self, event: &Event) -> Option<String> {
-        Some(self.core.guest(event.cell(), event.guest()?)?.name)
     }
 
     async fn list(&self) -> Result<(), CliError> {
