@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use cell::model::GuestId;
 use corelet::requests::{CreateGuest, ImageSource, StopMode, TemplateNumbers};
 use corelet::{Event, RequestError};
 
-use crate::lab::{eventually, eventually_some, Cell, Lab, TestCore, PATIENCE};
+use crate::lab::{eventually_some, Cell, Lab, TestCore, PATIENCE};
 
 const JOIN: Duration = Duration::from_secs(15);
 
 /// No trace of any guest on the host: domains, filters, volumes, and the ids in `data/`.
-fn assert_nothing_left(cell: &Cell, ids: &[cell::model::GuestId]) {
+fn assert_nothing_left(cell: &Cell, ids: &[GuestId]) {
     let host = cell.host();
     assert_eq!(host.virsh(&["list", "--all", "--name"]).trim(), "", "domains");
     assert!(!host.virsh(&["nwfilter-list"]).contains("nano-nwfilter"), "filters");
@@ -85,27 +86,29 @@ fn a_creation_that_fails_leaves_nothing_behind() {
     core.joined(&cell, JOIN);
     let blank = CreateGuest { memory: 32 << 20, ..CreateGuest::blank("life.refused", 1 << 20) };
     let image = ImageSource { id: "none".into(), host: "10.226.0.1".into(), port: 5801, size: 1 << 20 };
+    let with_bus =
+        |disk| CreateGuest { id: GuestId::random(), template: TemplateNumbers { disk, ..TemplateNumbers::default() }, ..blank.clone() };
+    // this one fails late, when the volumes are there already
+    let taken = format!("life.taken-{}", std::process::id());
+    let foreign = cell.host().home().join("foreign.xml");
+    let definition =
+        format!("<domain type='qemu'><name>{taken}</name><memory unit='MiB'>32</memory><os><type arch='x86_64'>hvm</type></os></domain>");
+    std::fs::write(&foreign, definition).unwrap();
+    cell.host().virsh(&["define", foreign.to_str().unwrap()]);
     let attempts = [
-        ("an image", CreateGuest { id: cell::model::GuestId::random(), image: Some(image), ..blank.clone() }),
-        ("no cores", CreateGuest { id: cell::model::GuestId::random(), cores: 0, ..blank.clone() }),
-        ("no disk", CreateGuest { id: cell::model::GuestId::random(), disks: Vec::new(), ..blank.clone() }),
-        (
-            "more IDE disks than fit",
-            CreateGuest {
-                id: cell::model::GuestId::random(),
-                disks: vec![1 << 20; 3],
-                template: TemplateNumbers { disk: 2, ..TemplateNumbers::default() },
-                ..blank.clone()
-            },
-        ),
-        ("more memory than libvirt takes", CreateGuest { id: cell::model::GuestId::random(), memory: 1 << 62, ..blank.clone() }),
+        ("an image", CreateGuest { id: GuestId::random(), image: Some(image), ..blank.clone() }),
+        ("no cores", CreateGuest { id: GuestId::random(), cores: 0, ..blank.clone() }),
+        ("no disk", CreateGuest { id: GuestId::random(), disks: Vec::new(), ..blank.clone() }),
+        ("a disk bus that does not exist", with_bus(9)),
+        ("a name that libvirt has already", CreateGuest { id: GuestId::random(), name: taken.clone(), ..blank.clone() }),
+        ("more memory than libvirt takes", CreateGuest { id: GuestId::random(), memory: 1 << 62, ..blank.clone() }),
     ];
     for (what, request) in &attempts {
         let outcome = core.wait(core.create_and_wait(&cell.name(), request, PATIENCE));
         assert!(outcome.is_err(), "{what}: it was created");
     }
     let ids: Vec<_> = attempts.iter().map(|(_, request)| request.id).collect();
-    eventually("everything is taken back", PATIENCE, || cell.host().virsh(&["list", "--all", "--name"]).trim().is_empty());
+    cell.host().virsh(&["undefine", &taken]);
     assert_nothing_left(&cell, &ids);
 
     // and it still creates
@@ -147,7 +150,7 @@ fn the_host_is_reported_every_two_seconds() {
     for round in 0..3 {
         let (at, report) = core
             .wait(events.find(PATIENCE, |recorded| match &recorded.event {
-                Event::StatusReport { report, .. } => Some((recorded.at, report.clone())),
+                Event::StatusReport { report, .. } => Some((recorded.at, *report)),
                 _ => None,
             }))
             .unwrap();

@@ -173,6 +173,10 @@ fn filter_xml(connection: &Connection, id: GuestId) -> std::result::Result<Optio
 
 /// Filter first, because a domain that starts needs it; when the domain is refused, the filter is put back as it was.
 fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &str) -> Result<()> {
+    // Made here already: libvirt refuses to start a domain without it, also when others start it or the host does.
+    if let Some(directory) = &shared.guest_log_dir {
+        make_log_dir(directory)?;
+    }
     let log = shared.console_log(guest.id);
     let document = domain::build(guest, &shared.machine(connection)?, log.as_deref())?;
     let rules = filter::build(guest.id, guest.security.as_ref())?;
