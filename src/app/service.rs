@@ -23,7 +23,7 @@ use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
 use crate::store::{DataFile, RunMarker, Store};
 use crate::txn::node::{Books, NodeSettings};
-use crate::txn::{monitor, Engine, Node, Outbox};
+use crate::txn::{monitor, recovery, Engine, Node, Outbox};
 use crate::{config, host};
 
 /// How long a start waits for a Core before it says that none has answered yet.
@@ -113,6 +113,7 @@ impl Service {
         let mut tasks = Supervisor::default();
         tasks.spawn(WRITER, opened.writer.run(books, stop_writing.clone()));
         follow_host(&node, &mut tasks).await;
+        recovery::clean_up(&node).await;
         node.store.flush(&DataFile::ALL).await.map_err(AppError::Store)?;
         let started = Started {
             name,

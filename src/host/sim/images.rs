@@ -39,11 +39,12 @@ impl SimHost {
             (plan.begin(operation), plan.latency.get(&operation).copied().unwrap_or_default())
         };
         transfer.begin(amount);
-        for _ in 0..STEPS {
+        let share = |steps: u64| amount * steps / u64::from(STEPS);
+        for step in 0..u64::from(STEPS) {
             tokio::select! {
                 biased;
                 () = transfer.stop().cancelled() => return Err(HostError::new(ErrorKind::Failed, format!("{operation:?} was stopped"))),
-                () = sleep(latency / STEPS) => transfer.advance(amount / u64::from(STEPS)),
+                () = sleep(latency / STEPS) => transfer.advance(share(step + 1) - share(step)),
             }
         }
         match fault {
