@@ -11,6 +11,7 @@ mod guests;
 mod output;
 mod ppm;
 mod raw;
+mod replay;
 mod shell;
 mod show;
 mod size;
