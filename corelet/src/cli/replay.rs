@@ -22,7 +22,8 @@ impl Session {
             let value = serde_json::to_value(result).unwrap_or_default();
             failed_output = failed_output.take().or(self.output.item(&line(result), &value).err());
         };
-        let results = replay::run(&self.core, &cell, &steps, &skip, &mut tell).await;
+        let results = replay::run(&self.core, &cell, &steps, &skip, &self.tidy.begin(), &mut tell).await;
+        self.tidy.end();
         failed_output.map_or(Ok(()), |error| Err(CliError::Io(error)))?;
         self.summary(&cell, &results)
     }

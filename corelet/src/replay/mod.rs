@@ -16,6 +16,7 @@ use std::time::Duration;
 use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 pub use capture::{parse, CaptureError, Step};
 pub use compare::{Deliberate, DELIBERATE};
@@ -66,15 +67,28 @@ pub struct Replayed {
 
 /// Replays a capture against a Cell that has joined; `tell` gets each result at once. `skip` names requests that are not to be sent.
 ///
-/// Guests that are left over are removed, and the Cell is told of our own pool again.
-pub async fn run(core: &Core, cell: &str, steps: &[Step], skip: &[MessageId], tell: &mut dyn FnMut(&Replayed)) -> Vec<Replayed> {
+/// Guests that are left over are removed, and the Cell is told of our own pool again, also when `stop` calls it off.
+pub async fn run(
+    core: &Core,
+    cell: &str,
+    steps: &[Step],
+    skip: &[MessageId],
+    stop: &CancellationToken,
+    tell: &mut dyn FnMut(&Replayed),
+) -> Vec<Replayed> {
     let mut mapping = Mapping::new(cell);
     let mut results = Vec::new();
     for step in steps {
-        let outcome = match mapping.translate(&step.request) {
-            _ if skip.contains(&step.request.id) => Outcome::Skipped { reason: "left out on request".into() },
+        let translated = match skip.contains(&step.request.id) {
+            true => Err("left out on request".into()),
+            false => mapping.translate(&step.request),
+        };
+        let outcome = match translated {
             Err(reason) => Outcome::Skipped { reason },
-            Ok(request) => repeat(core, cell, step, request, &mapping).await,
+            Ok(request) => match stop.run_until_cancelled(repeat(core, cell, step, request, &mapping)).await {
+                Some(outcome) => outcome,
+                None => break,
+            },
         };
         let request = step.request.id.name().map_or_else(|| step.request.id.to_string(), str::to_owned);
         let result = Replayed { t: step.t, request, outcome };
