@@ -138,7 +138,7 @@ pub struct Bridge {
     pub name: String,
     /// Interface index, for multicast membership.
     pub index: u32,
-    /// MAC address.
+    /// MAC address; all zero on a bridge that lost its last port and was given none of its own.
     pub mac: [u8; 6],
     /// First IPv4 address, when it has one.
     pub address: Option<Ipv4Addr>,

@@ -19,7 +19,7 @@ use super::interface::Interface;
 use super::multicast::Multicast;
 use super::rate_limit::RateLimit;
 use super::socket::{connect, reached, send, MAX_DATAGRAM};
-use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig};
+use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig, SendError};
 
 /// Datagrams read, and messages taken from the queue, before what came of them is sent.
 const BATCH: usize = 64;
@@ -59,6 +59,11 @@ impl Driver {
             unclean: self.config.unclean,
             ..MembershipConfig::new(&self.config.name, &self.config.domain, seed)
         };
+        let DomainConfig { domain, group, port, interface, core_address, .. } = &self.config;
+        match core_address {
+            Some(core) => info!("domain {domain}: looking for the Core at {core}"),
+            None => info!("domain {domain}: looking for a Core in the group {group}:{port} on {interface}"),
+        }
         let wiring = Wiring {
             membership: Membership::new(Duration::ZERO, config),
             epoch: Instant::now(),
@@ -69,7 +74,7 @@ impl Driver {
             pending: VecDeque::new(),
             datagram: vec![0; MAX_DATAGRAM],
             strangers: RateLimit::default(),
-            failures: RateLimit::default(),
+            failures: RateLimit::new(1, Duration::from_secs(30)),
             driver: self,
         };
         wiring.run().await;
@@ -191,7 +196,7 @@ impl Wiring {
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.membership.socket_refused(now);
         } else if let Some(more) = self.failures.pass(now) {
-            warn!(more, "the connection's socket reports: {error}");
+            warn!("the connection's socket reports: {error}{more}");
         }
     }
 
@@ -207,7 +212,7 @@ impl Wiring {
                     let datagram = self.datagram.get(..length).unwrap_or_default();
                     if let Err(error) = self.membership.receive(now, datagram) {
                         if let Some(more) = self.strangers.pass(now) {
-                            warn!(more, "ignored a datagram on the connection: {}", chain(&error));
+                            warn!("ignored a datagram on the connection: {}{more}", chain(&error));
                         }
                     }
                 }
@@ -229,7 +234,7 @@ impl Wiring {
                     let datagram = self.datagram.get(..length).unwrap_or_default();
                     if let Err(error) = self.membership.handle_echo(now, datagram) {
                         if let Some(more) = self.strangers.pass(now) {
-                            warn!(more, "ignored an echo from {source}: {}", chain(&error));
+                            warn!("ignored an echo from {source}: {}{more}", chain(&error));
                         }
                     }
                 }
@@ -262,10 +267,15 @@ impl Wiring {
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        if let Err(error) = self.membership.send(outgoing.link, &outgoing.message) {
-            let now = self.now();
-            if let Some(more) = self.failures.pass(now) {
-                warn!(more, "dropped {}: {}", outgoing.message.id, chain(&error));
+        match self.membership.send(outgoing.link, &outgoing.message) {
+            Ok(()) => {}
+            // Normal while there is no Core, and after one is gone.
+            Err(error @ (SendError::NotJoined | SendError::Stale { .. })) => debug!("dropped {}: {error}", outgoing.message.id),
+            Err(error) => {
+                let now = self.now();
+                if let Some(more) = self.failures.pass(now) {
+                    warn!("dropped {}: {}{more}", outgoing.message.id, chain(&error));
+                }
             }
         }
     }
@@ -341,9 +351,9 @@ impl Wiring {
             MemberEvent::Lost { .. } => return warn!("the Core is silent"),
             MemberEvent::Recovered { .. } => return info!("the Core is heard again"),
             MemberEvent::AttemptFailed { core_address, reason, failures } => {
-                let now = self.now();
-                if let Some(more) = self.failures.pass(now) {
-                    warn!(more, failures, "cannot join the Core at {core_address}: {reason}");
+                // Attempts go on for ever; so that the log does not, it tells of the 1st, 2nd, 4th, 8th …
+                if failures.is_power_of_two() {
+                    warn!(failures, "cannot join the Core at {core_address}: {reason}");
                 }
                 return;
             }

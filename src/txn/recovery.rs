@@ -29,7 +29,9 @@ pub async fn clean_up(node: &Arc<Node>) {
         discard(node, id, &mut silent).await;
         if unfinished {
             match remove(node, id).await {
-                Ok(()) => tracing::warn!(guest = %id, %name, "its system disk had not been filled when the last run ended; the guest is removed"),
+                Ok(()) => {
+                    tracing::warn!(guest = %id, %name, "its system disk had not been filled when the last run ended; the guest is removed")
+                }
                 Err(failure) => tracing::error!(guest = %id, %name, "the unfinished guest can't be removed, delete it: {failure}"),
             }
         }

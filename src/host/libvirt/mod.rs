@@ -3,9 +3,9 @@
 //! Contract: the only module that knows the `virt` crate. [`Libvirt`] implements [`Hypervisor`](super::Hypervisor) and
 //! [`Storage`](super::Storage):
 //!
-//! - every call runs on a thread for blocking work, with a deadline, at most one at a time for each guest ([`lanes`], [`turns`]);
-//! - connections are watched and re-made ([`watcher`], [`connection`]): after a restart of libvirtd everything works again by itself;
-//! - state is told by libvirt's events ([`events`]), with a full list after every (re)connect; nothing is polled;
+//! - every call runs on a thread for blocking work, with a deadline, at most one at a time for each guest (`lanes`, `turns`);
+//! - connections are watched and re-made (`watcher`, `connection`): after a restart of libvirtd everything works again by itself;
+//! - state is told by libvirt's events (`events`), with a full list after every (re)connect; nothing is polled;
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
 mod capability;
@@ -17,6 +17,7 @@ mod filter;
 mod hypervisor;
 mod lanes;
 mod pool;
+mod qemu;
 mod refresher;
 mod sample;
 mod storage;
@@ -69,7 +70,7 @@ pub struct LibvirtConfig {
     pub guest_log_dir: Option<PathBuf>,
     /// How long a call may take before its outcome is reported as unknown. Below the engine's own deadline (10 s), so that it has an answer.
     pub call_timeout: Duration,
-    /// The same for ending a QEMU process: libvirt gives it 10 s to end by itself before it kills it.
+    /// The same for ending a QEMU process, which libvirt gives 10 s to end by itself.
     pub kill_timeout: Duration,
 }
 

@@ -3,7 +3,6 @@
 //! Contract: read anew on each call, because addresses change (contract §14 D26). Asks the kernel for the interfaces of our network
 //! namespace; sysfs is only looked at to tell a bridge from another interface, and only where it shows this namespace.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;

@@ -71,7 +71,8 @@ impl Images for SimHost {
         let mut world = self.inner.world.lock();
         let invalid = |text: String| HostError::new(ErrorKind::Invalid, text);
         let found = world.servers.get(&image.id).copied();
-        let found = found.ok_or_else(|| invalid(format!("the image server {}:{} refuses: no image {}", image.host, image.port, image.id)))?;
+        let found =
+            found.ok_or_else(|| invalid(format!("the image server {}:{} refuses: no image {}", image.host, image.port, image.id)))?;
         if found.size != image.size {
             return Err(invalid(format!("image {} has {} bytes, but {} were announced", image.id, found.size, image.size)));
         }

@@ -10,6 +10,6 @@ mod space;
 mod sparse;
 
 pub(super) use blank::Blanks;
-pub use images::{ImageClient, ImageSettings, ImageTls};
 pub(super) use images::discard_cache;
+pub use images::{ImageClient, ImageSettings, ImageTls};
 pub(super) use space::Space;

@@ -33,7 +33,11 @@ async fn run(what: &str, deadline: Duration, arguments: impl IntoIterator<Item =
     command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = match tokio::time::timeout(deadline, command.output()).await {
         Ok(output) => output.map_err(|error| {
-            HostError::with_source(ErrorKind::Failed, format!("{what}: qemu-img can't be started; install it (qemu-utils, qemu-img)"), error)
+            HostError::with_source(
+                ErrorKind::Failed,
+                format!("{what}: qemu-img can't be started; install it (qemu-utils, qemu-img)"),
+                error,
+            )
         })?,
         Err(_) => {
             let text = format!("{what}: qemu-img did not end within {} s and was killed", deadline.as_secs());

@@ -25,7 +25,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let sent = carry(&context, id, &disk.pool, send, |percent| context.notify(updated(false, percent))).await;
     context.notify(match &sent {
         Ok(size) => updated(true, 0).uint(Key::Size, *size),
-        Err(failure) => Message::new(MessageId::DISK_IMAGE_UPDATED_EVENT).failed(&failure.to_string()),
+        Err(failure) => Message::new(MessageId::DISK_IMAGE_UPDATED_EVENT).failed(failure.to_string()),
     });
     drop(job);
     tell_power(&context, id);

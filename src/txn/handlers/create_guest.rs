@@ -39,7 +39,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         if let Err(cause) = fill(&context, &plan, image, &mut undo).await {
             let failure = undo.run(cause).await;
             // The Core strikes the guest from its books (§13.6).
-            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(&failure.to_string());
+            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
             context.event(event.string(Key::Instance, id.to_string()));
             return Err(failure);
         }

@@ -2,7 +2,7 @@
 
 use crate::host::ImageLocation;
 use crate::model::lifecycle::{self, Operation};
-use crate::model::{GuestId, Guest};
+use crate::model::{Guest, GuestId};
 use crate::proto::message::Key;
 use crate::txn::node::books::Disk;
 use crate::txn::params::Params;

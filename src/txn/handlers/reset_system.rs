@@ -55,7 +55,7 @@ fn finished(id: GuestId, failure: Option<&Failure>) -> Message {
     let event = Message::new(MessageId::SYSTEM_RESET_EVENT).string(Key::Guest, id.to_string());
     match failure {
         None => event.succeeded(),
-        Some(failure) => event.failed(&failure.to_string()),
+        Some(failure) => event.failed(failure.to_string()),
     }
 }
 

@@ -51,7 +51,8 @@ async fn what_cannot_be_removed_is_reported_as_not_created_and_can_be_deleted() 
         let (mut rig, finished, unfinished) = rig().await;
         rig.sim.fail_next(operation, ErrorKind::Unavailable);
         clean_up(&rig.node).await;
-        let ready = Message::new(MessageId::COMPUTE_POOL_READY_EVENT).string(Key::Pool, "p").string(Key::Storage, "").string(Key::Network, "");
+        let ready =
+            Message::new(MessageId::COMPUTE_POOL_READY_EVENT).string(Key::Pool, "p").string(Key::Storage, "").string(Key::Network, "");
         let ready = rig.ask(ready).await;
         assert_eq!(ready.string_array_params[&Key::Instance], [finished.to_string(), unfinished.to_string()]);
         assert_eq!(ready.uint_array_params[&Key::Enable], [1, 0]);

@@ -173,7 +173,9 @@ mod tests {
         assert!(matches!(judge(StatusCode::NOT_FOUND, &good(), 100, 0), Verdict::NoImage(text) if text.contains("404")));
         assert!(matches!(judge(StatusCode::OK, &without("signature"), 100, 0), Verdict::NoImage(_)));
         assert!(matches!(judge(StatusCode::OK, &with("signature", "deadbeef"), 100, 0), Verdict::NoImage(_)));
-        assert!(matches!(judge(StatusCode::OK, &with("content-type", "text/html"), 100, 0), Verdict::NoImage(text) if text.contains("html")));
+        assert!(
+            matches!(judge(StatusCode::OK, &with("content-type", "text/html"), 100, 0), Verdict::NoImage(text) if text.contains("html"))
+        );
         assert!(matches!(judge(StatusCode::OK, &good(), 99, 0), Verdict::Wrong(text) if text.contains("100") && text.contains("99")));
         assert!(matches!(judge(StatusCode::OK, &without("content-length"), 99, 0), Verdict::Image(_)), "the body is counted");
     }

@@ -44,8 +44,9 @@ where
     pub(super) async fn open(tls: &Arc<ClientConfig>, image: &ImageLocation) -> Result<Self, Trouble> {
         let server = format!("{}:{}", image.host, image.port);
         let what = || format!("the image server {server} can't be reached");
-        let name = ServerName::try_from(image.host.clone())
-            .map_err(|_| Trouble::last(ErrorKind::Invalid, format!("'{}' is neither an address nor a name of an image server", image.host)))?;
+        let name = ServerName::try_from(image.host.clone()).map_err(|_| {
+            Trouble::last(ErrorKind::Invalid, format!("'{}' is neither an address nor a name of an image server", image.host))
+        })?;
         let connecting = async {
             let socket = TcpStream::connect((image.host.as_str(), image.port)).await?;
             socket.set_nodelay(true)?;

@@ -54,7 +54,9 @@ pub(super) async fn open(shared: &Shared, image: &ImageLocation, missing: Option
     let response = timeout(shared.stall, connection.ask(request)).await.unwrap_or_else(|_| Err(silent(&server, shared.stall)))?;
     match answer::judge(response.status(), response.headers(), image.size, offset) {
         Verdict::Image(head) => Ok(Opened { head, body: response.into_body(), _connection: connection }),
-        Verdict::Wrong(reason) => Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} sent something else: {reason}"))),
+        Verdict::Wrong(reason) => {
+            Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} sent something else: {reason}")))
+        }
         Verdict::NoImage(head) => {
             let refusal = timeout(shared.stall, answer::no_image(&server, head, response)).await;
             Err(refusal.unwrap_or_else(|_| silent(&server, shared.stall)))
@@ -154,7 +156,8 @@ impl Pull<'_> {
                 let text = format!("image {id} ended after {} of {size} bytes", self.offset);
                 return Err(Trouble::Broken(HostError::new(ErrorKind::Failed, text)));
             };
-            let frame = frame.map_err(|error| Trouble::broken(format!("image {id} broke off after {} of {size} bytes", self.offset), error))?;
+            let frame =
+                frame.map_err(|error| Trouble::broken(format!("image {id} broke off after {} of {size} bytes", self.offset), error))?;
             let Ok(piece) = frame.into_data() else { continue };
             self.offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
             if self.offset > size {

@@ -13,13 +13,7 @@ use super::{download, qcow2, Shared};
 use crate::host::{ErrorKind, HostError, ImageLocation, Result, Transfer};
 
 /// Fetches, checks and grows the image; leaves it beside the disk, durable, or nothing.
-pub(super) async fn fetch(
-    shared: &Arc<Shared>,
-    image: &ImageLocation,
-    disk: &Path,
-    capacity: u64,
-    transfer: &Transfer,
-) -> Result<()> {
+pub(super) async fn fetch(shared: &Arc<Shared>, image: &ImageLocation, disk: &Path, capacity: u64, transfer: &Transfer) -> Result<()> {
     if image.size == 0 {
         return Err(HostError::new(ErrorKind::Invalid, format!("image {} was announced with 0 bytes", image.id)));
     }
@@ -30,7 +24,8 @@ pub(super) async fn fetch(
         blocking(move || {
             let cached = shared.cache.find(&disk, &image.id, &signature, image.size);
             shared.cache.give_way(&disk, image.size);
-            let (part, file) = Part::create(&disk).map_err(|error| on_file(format!("no file can be made beside {}", disk.display()), error))?;
+            let (part, file) =
+                Part::create(&disk).map_err(|error| on_file(format!("no file can be made beside {}", disk.display()), error))?;
             Ok((part, Arc::new(file), cached))
         })
         .await?

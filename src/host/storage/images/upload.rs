@@ -86,7 +86,8 @@ async fn ask(
                         last = (done, Instant::now());
                     }
                     // Everything is sent: the server hashes it now.
-                    let patience = if transfer.percent() == 100 { shared.stall + Duration::from_secs(size / SLOWEST_HASH) } else { shared.stall };
+                    let patience =
+                        if transfer.percent() == 100 { shared.stall + Duration::from_secs(size / SLOWEST_HASH) } else { shared.stall };
                     if last.1.elapsed() > patience {
                         let text = format!("the image server {server} took nothing for {} s", patience.as_secs_f64());
                         return Err(Trouble::last(ErrorKind::Failed, text));
@@ -99,7 +100,9 @@ async fn ask(
     match timeout(shared.stall, answer::reason(response)).await {
         Ok(Ok(Answer::Done)) if status.is_success() => Ok(()),
         Ok(Ok(Answer::Refused(message))) => Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} refuses: {message}"))),
-        Ok(Ok(Answer::Done)) => Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} answered HTTP {}", status.as_u16()))),
+        Ok(Ok(Answer::Done)) => {
+            Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} answered HTTP {}", status.as_u16())))
+        }
         Ok(Ok(Answer::Foreign(text))) => {
             Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} answered HTTP {}: {text}", status.as_u16())))
         }

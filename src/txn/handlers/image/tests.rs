@@ -415,8 +415,7 @@ async fn d16_running_guests_and_guests_with_snapshots_are_refused() {
     assert!(rig.ask(stop_request(id, [0, 1])).await.success);
     let snapshots = |rig: &Rig, names: &[&str]| {
         let mut books = rig.node.books.lock();
-        books.storage.groups.get_mut(&id).unwrap().snapshots =
-            names.iter().map(|name| ((*name).to_owned(), Snapshot::default())).collect();
+        books.storage.groups.get_mut(&id).unwrap().snapshots = names.iter().map(|name| ((*name).to_owned(), Snapshot::default())).collect();
     };
     snapshots(&rig, &["one", "two"]);
     for request in [reset_request(id), export_request(id)] {

@@ -25,7 +25,8 @@ impl Pool {
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = files(&self.directory.path().join(DIRECTORY)).unwrap().iter().map(|(path, _)| file_name(path)).collect();
+        let mut names: Vec<String> =
+            files(&self.directory.path().join(DIRECTORY)).unwrap().iter().map(|(path, _)| file_name(path)).collect();
         names.sort();
         names
     }
