@@ -47,6 +47,7 @@ mod events;
 mod guest;
 pub mod images;
 mod interface;
+pub mod replay;
 pub mod requests;
 mod sessions;
 
