@@ -89,7 +89,7 @@ libvirt() { on cell1 setsid --wait virsh -q -c qemu:///system "$@"; }
 on() { lab exec "$LAB" "$@"; }
 core() { on core "$CORELET" --listen 10.226.0.1 --quiet "$@"; }
 guest_id() { grep -oE '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}' "$OUT/create.json" | head -1; }
-keep_log() { [ ! -e "$HOME_DIR/log/cell.log" ] || as_root cat "$HOME_DIR/log/cell.log" >"$OUT/cell.log"; }
+keep_log() { [ -s "$OUT/cell.log" ] || as_root cat "$HOME_DIR/log/cell.log" >"$OUT/cell.log" 2>/dev/null || rm -f "$OUT/cell.log"; }
 wait_until() { # SECONDS CONDITION…
   local end=$((SECONDS + $1)); shift
   until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done
