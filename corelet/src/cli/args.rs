@@ -188,6 +188,9 @@ pub(crate) enum Command {
         /// Do not send requests of this name; repeat it
         #[arg(long, value_name = "NAME")]
         skip: Vec<String>,
+        /// Requests that the Cell says it does not support are no failure
+        #[arg(long)]
+        allow_unsupported: bool,
     },
     /// Take commands line by line, from a terminal or a pipe, while the Core stays up
     Shell {

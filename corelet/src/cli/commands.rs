@@ -95,7 +95,7 @@ impl Session {
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
-            Command::Replay { capture, skip } => self.replay(&capture, &skip).await,
+            Command::Replay { capture, skip, allow_unsupported } => self.replay(&capture, &skip, allow_unsupported).await,
             Command::Bench(arguments) => self.bench(&arguments).await,
             Command::PpmToPng { input, output } => Ok(ppm::convert(&input, &output)?),
             Command::Shell { .. } => Err(CliError::Usage("this is the shell already".into())),
