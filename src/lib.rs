@@ -32,10 +32,14 @@
     )
 )]
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod host;
 pub mod model;
 pub mod net;
 pub mod observe;
+pub mod process;
 pub mod proto;
 pub mod store;
 pub mod txn;

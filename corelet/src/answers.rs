@@ -110,8 +110,7 @@ impl GuestAnswer {
         let [bytes_read, bytes_written, bytes_received, bytes_sent] = array(message, Key::IO)?;
         let media = *message.bool_params.get(&Key::Media).ok_or(AnswerError::Missing(Key::Media))?;
         let cpu = float(message, Key::Usage)?;
-        let usage =
-            GuestUsage { media, cpu, memory_available, disk_available, bytes_read, bytes_written, bytes_received, bytes_sent };
+        let usage = GuestUsage { media, cpu, memory_available, disk_available, bytes_read, bytes_written, bytes_received, bytes_sent };
         Self::read(message, Some(usage))
     }
 

@@ -20,40 +20,9 @@ pub enum StartError {
     /// The interfaces could not be listed.
     #[error("cannot list the addresses of this host")]
     Interfaces(#[source] io::Error),
-    /// Every port of the range is taken.
-    #[error("every UDP port of {first}..{last} on {address} is taken; end what listens there or choose another with --port")]
-    PortsInUse {
-        /// Where.
-        address: Ipv4Addr,
-        /// First port tried.
-        first: u16,
-        /// Last port tried.
-        last: u16,
-    },
-    /// A socket could not be made.
-    #[error("cannot listen on UDP {address}:{port}")]
-    Bind {
-        /// Where.
-        address: Ipv4Addr,
-        /// Port.
-        port: u16,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The multicast group could not be joined.
-    #[error("cannot join the multicast group {group} (port {port}) on {interface}; is the interface up and able to do multicast?")]
-    Multicast {
-        /// The group.
-        group: Ipv4Addr,
-        /// Its port.
-        port: u16,
-        /// The interface that has the listen address.
-        interface: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// No port to listen on, or the multicast group cannot be joined.
+    #[error(transparent)]
+    Net(#[from] cell::net::NetError),
 }
 
 fn list(present: &[(String, Ipv4Addr)]) -> String {

@@ -1,7 +1,7 @@
 //! Everything that happens in the domain, in order, for whoever wants to wait for it.
 //!
 //! Contract: every event has a number. An [`Events`] begins at the moment it is taken (or at the beginning of all) and misses nothing from there on,
-//! unless it falls more than [`KEPT`] events behind; so take it *before* doing what shall be observed.
+//! unless it falls more than 16384 events behind; so take it *before* doing what shall be observed.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -18,7 +18,7 @@ use crate::answers::StatusReport;
 use crate::error::WaitError;
 
 /// How many events are kept.
-pub const KEPT: usize = 16_384;
+const KEPT: usize = 16_384;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -1,7 +1,7 @@
 //! A minimal Core, for whoever has no cluster: it finds Cells, takes them into a pool and issues transactions.
 //!
 //! ```text
-//! cli ▸ {bench, replay} ▸ core (handle) ▸ domain (books, sessions: pure) ◀ driver (sockets, clock) ▸ cell::proto::{hub, discovery}
+//! cli ▸ {bench, replay} ▸ core (handle) ▸ domain (books, sessions: pure) ◀ cell::net::Listener (sockets, clock) ▸ cell::proto
 //! ```
 //!
 //! Contract: [`Core`] behaves towards a Cell as a real Core does (handshake, keep-alives, pool ready, session numbers 1..=1024, the first
@@ -41,16 +41,16 @@ pub mod cli;
 mod config;
 mod core;
 mod domain;
-mod driver;
 mod error;
 mod events;
 mod guest;
+mod interface;
 pub mod requests;
 mod sessions;
 
-pub use self::core::Core;
+pub use self::core::{Core, CreateError};
 pub use config::{AddressPool, CoreConfig, PoolConfig, SharedStorage};
 pub use domain::{Cell, CellState};
 pub use error::{RequestError, StartError, WaitError};
 pub use events::{Event, Events, Recorded};
-pub use guest::Guest;
+pub use guest::{Guest, ImportError};

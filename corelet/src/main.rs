@@ -1,2 +1,7 @@
-//! corelet.
-fn main() {}
+//! The command line of corelet.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    corelet::cli::main()
+}

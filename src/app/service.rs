@@ -11,7 +11,7 @@ use super::report::send_reports;
 use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
-use crate::host::network::LinuxNetwork;
+use crate::host::network::HostNetwork;
 use crate::host::{Bridge, Host};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
@@ -63,7 +63,6 @@ impl Outbox for DomainOutbox {
 }
 
 struct Service {
-    node: Arc<Node>,
     engine: Engine,
     domain: DomainHandle,
     inbound: mpsc::Receiver<DomainEvent>,
@@ -75,7 +74,7 @@ struct Service {
 
 impl Service {
     async fn build(settings: &Settings) -> Result<Self, AppError> {
-        let network = LinuxNetwork::new(&settings.cell.bridge);
+        let network = HostNetwork::new(&settings.cell.bridge);
         let bridge = host::Network::bridge(&network).map_err(|source| AppError::Host { what: "the bridge is not ready", source })?;
         let mut opened = Store::open(&settings.home.data_dir(), &settings.cell.bridge).map_err(AppError::Store)?;
         for notice in &opened.loaded.notices {
@@ -128,7 +127,7 @@ impl Service {
         });
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);
-        Ok(Self { node, engine, domain, inbound, tasks, started, marker, stop_writing })
+        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })
     }
 
     /// The main loop, until a signal or the end of a task.

@@ -5,9 +5,9 @@
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
 mod error;
-pub mod sim;
 pub mod libvirt;
 pub mod network;
+pub mod sim;
 mod storage;
 mod types;
 

@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod network;
 pub mod policy;
 pub mod secret;
+pub mod service;
 pub mod volume;
 
 pub use extra::Extra;
@@ -22,6 +23,7 @@ pub use instance_book::{InstanceBook, DEFAULT_MAX_GUEST, LOCAL_POOL};
 pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
 pub use secret::Secret;
+pub use service::ServiceStatus;
 pub use volume::{Pool, PoolMode, Snapshot, StorageBook, Volume, VolumeGroup};
 
 /// Reads `null` as the type's default: Go writes a nil slice or map as `null`.

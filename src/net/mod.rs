@@ -12,6 +12,8 @@ mod listener;
 mod multicast;
 mod rate_limit;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{domain, Driver};
 pub use error::{NetError, SendError};

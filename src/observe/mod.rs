@@ -1,10 +1,9 @@
-//! What can be seen of the node: the host's load for the Core's status report, and a snapshot of the service for `cell status --json`.
+//! How the node is seen from outside: the host's load for the Core's status report, and the service's state for `cell status`.
 //!
-//! Contract: nothing in here changes anything, and reading never waits for a transaction. Parts that do the work count into [`Metrics`];
-//! whoever shows figures reads a [`Snapshot`].
+//! Contract: nothing in here changes or delays anything; it reads what the kernel and the service's snapshots say.
 
 pub mod host_stats;
-pub mod snapshot;
+pub mod status_socket;
 
 pub use host_stats::{HostSample, HostStats};
-pub use snapshot::{About, CoreLink, GuestFigures, Metrics, ReportFigures, Snapshot, TransactionEnd, TransactionFigures};
+pub use status_socket::StatusSocket;

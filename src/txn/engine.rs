@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::model::SessionId;
-use crate::proto::message::{Message, MessageId};
+use crate::proto::message::{Key, Message, MessageId};
 
 use super::handlers::{self, Entry};
 use super::session::{SessionTable, SESSIONS};
@@ -125,9 +125,10 @@ impl Engine {
 /// Runs a handler to its end; answers for it when it fails, panics or is late.
 async fn transact(entry: Entry, context: Arc<Context>) {
     let name = context.request.id;
+    let subject = subject(&context.request);
     let counters = &context.node.counters;
     if entry.changes {
-        tracing::info!("{name} begins");
+        tracing::info!("{name} begins{subject}");
     }
     let mut work = AssertUnwindSafe((entry.run)(context.clone())).catch_unwind();
     let late = tokio::select! {
@@ -149,7 +150,7 @@ async fn transact(entry: Entry, context: Arc<Context>) {
     match outcome {
         Ok(()) if entry.answer.is_none() || context.is_answered() => {
             if entry.changes {
-                tracing::info!("{name} done");
+                tracing::info!("{name} done{subject}");
             }
         }
         Ok(()) => {
@@ -160,9 +161,17 @@ async fn transact(entry: Entry, context: Arc<Context>) {
             counters.failed.fetch_add(1, Ordering::Relaxed);
             let reason = failure.to_string();
             context.fail(&reason);
-            tracing::warn!("{name} failed: {reason}");
+            tracing::warn!("{name} failed{subject}: {reason}");
         }
     }
+}
+
+/// What a request is about, for the log: its guest's id and the name that it carries.
+fn subject(request: &Message) -> String {
+    let texts = &request.string_params;
+    let guest = texts.get(&Key::Instance).or_else(|| texts.get(&Key::Guest)).map(|guest| format!(", guest {guest}"));
+    let name = texts.get(&Key::Name).map(|name| format!(", name {name}"));
+    guest.unwrap_or_default() + &name.unwrap_or_default()
 }
 
 fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {

@@ -106,9 +106,7 @@ pub fn start_guest(guest: GuestId, media: Option<&Media>) -> Message {
     let message = of_instance(MessageId::START_INSTANCE_REQUEST, guest).uint(Key::Option, media.is_some().into());
     match media {
         None => message,
-        Some(media) => {
-            message.string(Key::Source, &media.id).string(Key::Host, &media.host).uint(Key::Port, media.port.into())
-        }
+        Some(media) => message.string(Key::Source, &media.id).string(Key::Host, &media.host).uint(Key::Port, media.port.into()),
     }
 }
 
@@ -121,6 +119,16 @@ pub fn stop_guest(guest: GuestId, mode: StopMode) -> Message {
         StopMode::Reset => (1, 1),
     };
     of_instance(MessageId::STOP_INSTANCE_REQUEST, guest).uints(Key::Option, [reboot, force])
+}
+
+/// Fills a stopped guest's system disk anew from an image.
+pub fn reset_system(guest: GuestId, image: &ImageSource) -> Message {
+    Message::new(MessageId::RESET_SYSTEM_REQUEST)
+        .string(Key::Guest, guest.to_string())
+        .string(Key::Image, &image.id)
+        .string(Key::Host, &image.host)
+        .uint(Key::Port, image.port.into())
+        .uint(Key::Size, image.size)
 }
 
 fn of_instance(id: MessageId, guest: GuestId) -> Message {

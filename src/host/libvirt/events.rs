@@ -158,8 +158,9 @@ fn register(connection: &Connection, sink: &Arc<Sink>) -> Result<c_int, VirtErro
     let reference = lend(sink);
     // SAFETY: the connection is open; a null domain means all; `reference` is a counted pointer that libvirt gives back to `release`, exactly
     // once and after its last use, unless the call fails (then it is taken back here).
-    let callback =
-        unsafe { sys::virConnectDomainEventRegisterAny(connection.as_ptr(), ptr::null_mut(), lifecycle, Some(generic), reference, Some(release)) };
+    let callback = unsafe {
+        sys::virConnectDomainEventRegisterAny(connection.as_ptr(), ptr::null_mut(), lifecycle, Some(generic), reference, Some(release))
+    };
     if callback < 0 {
         let error = VirtError::last_error();
         // SAFETY: libvirt refused the reference, so it is still ours.
@@ -190,7 +191,13 @@ unsafe extern "C" fn release(opaque: *mut c_void) {
 }
 
 /// SAFETY: libvirt calls it with a valid domain and the pointer of [`lend`], which lives until [`release`].
-unsafe extern "C" fn on_lifecycle(_: sys::virConnectPtr, domain: sys::virDomainPtr, event: c_int, _detail: c_int, opaque: *mut c_void) -> c_int {
+unsafe extern "C" fn on_lifecycle(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
     let mut bytes = [0; 16];
     let sink = &*opaque.cast_const().cast::<Sink>();
     // Reads the UUID out of the object: no call to libvirtd.

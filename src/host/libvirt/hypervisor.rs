@@ -38,7 +38,9 @@ impl Hypervisor for Libvirt {
     async fn define(&self, guest: &GuestConfig) -> Result<()> {
         let (guest, shared) = (Arc::new(guest.clone()), self.shared.clone());
         let what = format!("define guest {} ({})", guest.name, guest.id);
-        self.lanes.run(Lane::Definition(guest.id), Effect::Changes, what.clone(), move |connection| define(connection, &shared, &guest, &what)).await
+        self.lanes
+            .run(Lane::Definition(guest.id), Effect::Changes, what.clone(), move |connection| define(connection, &shared, &guest, &what))
+            .await
     }
 
     async fn undefine(&self, id: GuestId) -> Result<Change> {
@@ -186,7 +188,8 @@ fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &
         refused.kind = ErrorKind::Exists;
     }
     if let Err(second) = undone {
-        refused.context = format!("{what}: and its filter {} stays, since removing it failed too ({})", filter::name(guest.id), second.message());
+        refused.context =
+            format!("{what}: and its filter {} stays, since removing it failed too ({})", filter::name(guest.id), second.message());
     }
     Err(refused)
 }
@@ -253,7 +256,11 @@ fn make_log_dir(directory: &Path) -> Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(directory).map_err(|error| {
-        HostError::with_source(ErrorKind::Failed, format!("cannot create {}, the directory of the guests' consoles", directory.display()), error)
+        HostError::with_source(
+            ErrorKind::Failed,
+            format!("cannot create {}, the directory of the guests' consoles", directory.display()),
+            error,
+        )
     })?;
     selinux::label(directory, selinux::LOGS);
     Ok(())

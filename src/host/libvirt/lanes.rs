@@ -150,7 +150,10 @@ impl Lanes {
         });
         match entered.await {
             Ok(Some(link)) => Ok((link, held)),
-            _ => Err(HostError::new(ErrorKind::Unavailable, format!("{what}: too many calls to libvirt are under way and none has come back"))),
+            _ => Err(HostError::new(
+                ErrorKind::Unavailable,
+                format!("{what}: too many calls to libvirt are under way and none has come back"),
+            )),
         }
     }
 

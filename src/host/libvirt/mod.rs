@@ -109,7 +109,8 @@ impl Libvirt {
         events::start_loop()?;
         let uri: Arc<str> = config.uri.into();
         let lanes = Arc::new(Lanes::new(&uri, config.call_timeout, config.kill_timeout));
-        let shared = Arc::new(Shared { virtualization: config.virtualization, guest_log_dir: config.guest_log_dir, machine: Mutex::new(None) });
+        let shared =
+            Arc::new(Shared { virtualization: config.virtualization, guest_log_dir: config.guest_log_dir, machine: Mutex::new(None) });
         let (sender, receiver) = mpsc::channel(EVENTS);
         let watcher = Watcher::connect(uri, sender, shared.clone(), config.call_timeout).await?;
         Ok(Self {

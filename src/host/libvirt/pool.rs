@@ -33,7 +33,10 @@ pub(super) fn find(connection: &Connection, name: &str) -> Result<StoragePool> {
 pub(super) fn ensure_local(connection: &Connection, name: &str, target: &str) -> Result<Pool> {
     refuse_control("the storage pool's directory", target)?;
     if !Path::new(target).is_absolute() {
-        return Err(HostError::new(ErrorKind::Invalid, format!("the directory of the storage pool {name} must be absolute, not '{target}'")));
+        return Err(HostError::new(
+            ErrorKind::Invalid,
+            format!("the directory of the storage pool {name} must be absolute, not '{target}'"),
+        ));
     }
     let what = format!("cannot set up the storage pool {name} in {target}");
     match find(connection, name) {
@@ -137,7 +140,10 @@ fn parse(document: &str, name: &str) -> Result<Pool> {
         other => {
             return Err(HostError::new(
                 ErrorKind::Unsupported,
-                format!("the storage pool {name} is of the type '{}'; directories (dir) and NFS (netfs) can be used", other.unwrap_or_default()),
+                format!(
+                    "the storage pool {name} is of the type '{}'; directories (dir) and NFS (netfs) can be used",
+                    other.unwrap_or_default()
+                ),
             ))
         }
     };

@@ -21,8 +21,9 @@ pub(super) fn take(domain: &Domain, what: &str) -> Result<DomainSample> {
     let info = domain.get_info().map_err(|error| failed(what, &error))?;
     let groups = sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_INTERFACE | sys::VIR_DOMAIN_STATS_BLOCK;
     let figures = Figures(statistics(domain, groups).map_err(|error| failed(what, &error))?);
-    let memory_available =
-        figures.memory_available().ok_or_else(|| HostError::new(ErrorKind::Busy, format!("{what}: libvirt has no memory figures of it now")))?;
+    let memory_available = figures
+        .memory_available()
+        .ok_or_else(|| HostError::new(ErrorKind::Busy, format!("{what}: libvirt has no memory figures of it now")))?;
     Ok(DomainSample {
         cpu_time_ns: info.cpu_time,
         cpus: info.nr_virt_cpu,

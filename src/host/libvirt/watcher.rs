@@ -39,7 +39,10 @@ impl Watcher {
     /// Makes the first connection.
     pub(super) async fn connect(uri: Arc<str>, out: mpsc::Sender<HostEvent>, shared: Arc<Shared>, timeout: Duration) -> Result<Self> {
         let first = tokio::time::timeout(timeout, subscribe(uri.clone())).await.map_err(|_| {
-            HostError::new(ErrorKind::Unavailable, format!("libvirt at {uri} does not answer; see that libvirtd (or virtqemud) runs and is not stuck"))
+            HostError::new(
+                ErrorKind::Unavailable,
+                format!("libvirt at {uri} does not answer; see that libvirtd (or virtqemud) runs and is not stuck"),
+            )
         })??;
         Ok(Self { uri, out, shared, first })
     }

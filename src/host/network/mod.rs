@@ -26,8 +26,9 @@ impl HostNetwork {
 impl Network for HostNetwork {
     fn bridge(&self) -> Result<Bridge> {
         let name = &self.bridge;
-        let interfaces = getifaddrs()
-            .map_err(|error| HostError::with_source(ErrorKind::Failed, format!("cannot list the network interfaces to find the bridge {name}"), error))?;
+        let interfaces = getifaddrs().map_err(|error| {
+            HostError::with_source(ErrorKind::Failed, format!("cannot list the network interfaces to find the bridge {name}"), error)
+        })?;
         let mut link = None;
         let mut address = None;
         for interface in interfaces.filter(|interface| interface.interface_name == *name) {
@@ -42,7 +43,9 @@ impl Network for HostNetwork {
         if other_kind(Path::new("/sys/class/net"), name, index) {
             return Err(HostError::new(
                 ErrorKind::Invalid,
-                format!("the network interface {name} is not a bridge; make one that has it as a port, or name another bridge in the settings"),
+                format!(
+                    "the network interface {name} is not a bridge; make one that has it as a port, or name another bridge in the settings"
+                ),
             ));
         }
         Ok(Bridge { name: name.clone(), index, mac, address })

@@ -6,6 +6,8 @@
 
 mod codec;
 mod query;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{answer, decode_echo, encode_echo, encode_ping, DiscoveryError, Echo, MAX_DATAGRAM};
 pub use query::{Query, QueryTiming};

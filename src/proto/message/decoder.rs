@@ -74,6 +74,9 @@ impl Decoder {
         if self.broken {
             return None;
         }
+        if self.scanned == self.start {
+            self.skip_space();
+        }
         let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
         match self.boundary.scan(fresh) {
             Scan::Between => {
@@ -104,6 +107,13 @@ impl Decoder {
     /// Bytes held for an object that is not complete.
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
+    }
+
+    /// Goes on to where the next object begins.
+    fn skip_space(&mut self) {
+        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+        self.start += self.buffer.iter().skip(self.start).take_while(is_space).count();
+        self.scanned = self.start;
     }
 
     fn is_too_long(&self, end: usize) -> bool {

@@ -6,6 +6,8 @@
 
 mod config;
 mod handshake;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -34,7 +34,8 @@ fn assert_contained(ours: &Node, theirs: &Node, path: &str) {
     for (key, value) in &ours.attributes {
         let found = theirs.attribute(key);
         // "pc" is replaced by the newest machine, and a block CD-ROM without a medium becomes a file.
-        if (key.as_str(), value.as_str(), found) == ("machine", "pc", Some("pc-i440fx-7.2")) || (value == "block" && found == Some("file")) {
+        if (key.as_str(), value.as_str(), found) == ("machine", "pc", Some("pc-i440fx-7.2")) || (value == "block" && found == Some("file"))
+        {
             continue;
         }
         assert_eq!(found, Some(value.as_str()), "{path}@{key}");
@@ -74,7 +75,8 @@ fn topology_is_valid_for_every_count_and_the_references_where_that_was_valid() {
         let shape = Topology::of(count).unwrap();
         assert_eq!(shape.sockets * shape.cores * shape.threads, count, "{shape:?}");
     }
-    let table = [(1, (1, 1, 1)), (2, (1, 1, 2)), (32, (1, 16, 2)), (64, (1, 32, 2)), (68, (2, 17, 2)), (128, (2, 32, 2)), (256, (4, 32, 2))];
+    let table =
+        [(1, (1, 1, 1)), (2, (1, 1, 2)), (32, (1, 16, 2)), (64, (1, 32, 2)), (68, (2, 17, 2)), (128, (2, 32, 2)), (256, (4, 32, 2))];
     let ours = [(3, (1, 3, 1)), (7, (1, 7, 1)), (66, (1, 33, 2)), (130, (1, 65, 2))];
     for (count, (sockets, cores, threads)) in table.into_iter().chain(ours) {
         assert_eq!(Topology::of(count), Some(Topology { sockets, cores, threads }), "{count} cores");

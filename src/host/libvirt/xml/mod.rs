@@ -18,14 +18,24 @@ pub(super) struct Xml(Writer<Vec<u8>>);
 
 impl Xml {
     /// Writes one document with this root element.
-    pub(super) fn document(name: &str, attributes: Attributes<'_>, content: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<String, HostError> {
+    pub(super) fn document(
+        name: &str,
+        attributes: Attributes<'_>,
+        content: impl FnOnce(&mut Self) -> io::Result<()>,
+    ) -> Result<String, HostError> {
         let mut xml = Self(Writer::new_with_indent(Vec::new(), b' ', 2));
         let written = xml.node(name, attributes, content).and_then(|()| String::from_utf8(xml.0.into_inner()).map_err(io::Error::other));
-        written.map_err(|source| HostError::with_source(ErrorKind::Failed, format!("cannot write the <{name}> document for libvirt"), source))
+        written
+            .map_err(|source| HostError::with_source(ErrorKind::Failed, format!("cannot write the <{name}> document for libvirt"), source))
     }
 
     /// An element with children.
-    pub(super) fn node(&mut self, name: &str, attributes: Attributes<'_>, content: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn node(
+        &mut self,
+        name: &str,
+        attributes: Attributes<'_>,
+        content: impl FnOnce(&mut Self) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.0.write_event(Event::Start(start(name, attributes)))?;
         content(self)?;
         self.0.write_event(Event::End(BytesEnd::new(name)))
@@ -52,7 +62,10 @@ fn start<'a>(name: &'a str, attributes: Attributes<'a>) -> BytesStart<'a> {
 /// `what` names the text in the error; the text itself is not shown, for it may be a password.
 pub(super) fn refuse_control(what: &str, text: &str) -> Result<(), HostError> {
     if text.chars().any(|letter| letter.is_control() || matches!(letter, '\u{FFFE}' | '\u{FFFF}')) {
-        return Err(HostError::new(ErrorKind::Invalid, format!("{what} contains a control character, which libvirt can't store; choose another")));
+        return Err(HostError::new(
+            ErrorKind::Invalid,
+            format!("{what} contains a control character, which libvirt can't store; choose another"),
+        ));
     }
     Ok(())
 }

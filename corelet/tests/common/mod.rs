@@ -1,0 +1,135 @@
+//! A Cell for tests: the real protocol on the Cell's side, and answers that the test chooses.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cell::proto::message::{Key, Message, MessageId};
+use cell::proto::peer::{Peer, PeerConfig, PeerEvent, Role, Timing};
+use cell::proto::transport::TransportConfig;
+use corelet::{Core, CoreConfig};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Longer than anything in these tests takes.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+enum Order {
+    Send(Message),
+    Close,
+}
+
+/// A connected Cell.
+pub struct FakeCell {
+    orders: mpsc::UnboundedSender<Order>,
+    received: Arc<Mutex<Vec<Message>>>,
+    task: JoinHandle<()>,
+}
+
+impl FakeCell {
+    /// Connects to a Core under this name; `answer` gives what the Cell sends upon each message.
+    pub async fn connect(core: SocketAddrV4, name: &str, answer: impl FnMut(&Message) -> Vec<Message> + Send + 'static) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        socket.connect(core).await.unwrap();
+        let config = PeerConfig { role: Role::Cell, name: name.into(), timing: Timing::CELL };
+        let conv = u32::from(socket.local_addr().unwrap().port());
+        let peer = Peer::new(Duration::ZERO, config, TransportConfig::new(conv));
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(run(peer, socket, inbox, received.clone(), answer));
+        Self { orders, received, task }
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: Message) {
+        self.orders.send(Order::Send(message)).unwrap();
+    }
+
+    /// Every message that came so far.
+    pub fn received(&self) -> Vec<Message> {
+        self.received.lock().unwrap().clone()
+    }
+
+    /// Says "closed" and ends.
+    pub async fn leave(self) {
+        self.orders.send(Order::Close).unwrap();
+        self.task.await.unwrap();
+    }
+
+    /// Ends without a word.
+    pub fn kill(self) {
+        self.task.abort();
+    }
+}
+
+async fn run(
+    mut peer: Peer,
+    socket: UdpSocket,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    received: Arc<Mutex<Vec<Message>>>,
+    mut answer: impl FnMut(&Message) -> Vec<Message>,
+) {
+    let epoch = Instant::now();
+    let mut buffer = [0; 2048];
+    loop {
+        let now = epoch.elapsed();
+        peer.handle_timeout(now);
+        while let Some(event) = peer.poll_event() {
+            if let PeerEvent::Message(message) = event {
+                let answers = answer(&message);
+                received.lock().unwrap().push(message);
+                for message in answers {
+                    peer.send(&message).unwrap();
+                }
+            }
+        }
+        while let Some(datagram) = peer.poll_transmit(epoch.elapsed()) {
+            let _ = socket.send(&datagram).await;
+        }
+        if peer.is_finished() {
+            return;
+        }
+        let deadline = epoch + peer.next_timeout().unwrap_or(Duration::from_secs(1));
+        tokio::select! {
+            length = socket.recv(&mut buffer) => {
+                if let Ok(length) = length {
+                    peer.receive(epoch.elapsed(), &buffer[..length]).unwrap();
+                }
+            }
+            order = orders.recv(), if peer.is_open() => match order {
+                Some(Order::Send(message)) => peer.send(&message).unwrap(),
+                Some(Order::Close) | None => peer.close(epoch.elapsed(), Timing::FLUSH),
+            },
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    }
+}
+
+/// A Core on loopback without discovery.
+pub async fn core_with(change: impl FnOnce(&mut CoreConfig)) -> Core {
+    let mut config = CoreConfig::new(Ipv4Addr::LOCALHOST);
+    config.discovery = false;
+    config.ports = 0..=0;
+    change(&mut config);
+    Core::start(config).await.unwrap()
+}
+
+/// The answer of a Cell without guests to its pool.
+pub fn empty_ready(request: &Message) -> Message {
+    Message::new(MessageId::COMPUTE_CELL_READY_EVENT).succeeded().from_session(2).to_session(request.from).uint(Key::Count, 0)
+}
+
+/// A successful answer without data.
+pub fn success(request: &Message) -> Message {
+    Message::new(request.id.response()).succeeded().from_session(3).to_session(request.from)
+}
+
+/// Answers the pool and leaves everything else to `others`.
+pub fn joining(mut others: impl FnMut(&Message) -> Vec<Message>) -> impl FnMut(&Message) -> Vec<Message> {
+    move |message| match message.id {
+        MessageId::COMPUTE_POOL_READY_EVENT => vec![empty_ready(message)],
+        _ => others(message),
+    }
+}

@@ -1,0 +1,29 @@
+//! `cell halt`: ends a service that does not listen any more. It can't tell the Core; guests are not its children and go on.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::stop::{self, Ended};
+use super::{term, Exit};
+use crate::process::Home;
+
+/// The kernel needs no longer, unless the process hangs in a device.
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) fn halt(home: &Home) -> Exit {
+    match stop::end(home, Signal::SIGKILL, LIMIT) {
+        Ok(Ended::Now(pid)) => {
+            term::say(format_args!("cell killed (pid {pid}); guests go on running"));
+            Exit::Success
+        }
+        Ok(Ended::Before(cleaned)) => {
+            stop::say_stopped(cleaned);
+            Exit::Success
+        }
+        Err(error) => {
+            term::fail(&error);
+            Exit::Failure
+        }
+    }
+}

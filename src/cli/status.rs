@@ -1,0 +1,89 @@
+//! `cell status`: whether the service runs and, where it answers, how it is.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{term, Exit};
+use crate::model::ServiceStatus;
+use crate::observe::status_socket::at_short_path;
+use crate::process::pidfile::{self, State};
+use crate::process::{one_line, Home};
+
+/// A service that hangs is not waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// An answer is a few hundred bytes.
+const LONGEST: u64 = 64 * 1024;
+
+pub(super) fn status(home: &Home, json: bool) -> Exit {
+    let state = match pidfile::probe(home) {
+        Ok(state) => state,
+        Err(error) => {
+            term::fail(&error);
+            return Exit::Unknown;
+        }
+    };
+    let (pid, details) = match state {
+        State::Stopped { stale } => {
+            if json {
+                term::say(json!({ "state": "stopped", "stale_pid": stale }));
+            } else {
+                let stale = stale.map(|pid| format!(" (a service with pid {pid} did not end cleanly)")).unwrap_or_default();
+                term::say(format_args!("cell is stopped{stale}"));
+            }
+            return Exit::Stopped;
+        }
+        State::Running { pid } => (pid, ask(home)),
+    };
+    if json {
+        term::say(json!({ "state": "running", "pid": pid, "service": details.as_ref().ok() }));
+    } else {
+        term::say(match pid {
+            Some(pid) => format!("cell is running, pid {pid}"),
+            None => "cell is running, its pid is not known (it is starting, or its pidfile was deleted)".to_owned(),
+        });
+        match details {
+            Ok(details) => show(&details),
+            Err(error) => term::warn(&format!("the service does not tell how it is: {error}")),
+        }
+    }
+    Exit::Success
+}
+
+/// Asks the service itself.
+fn ask(home: &Home) -> io::Result<ServiceStatus> {
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The limit for writing holds for connecting too: a service that hangs may have a full queue of callers.
+    client.set_write_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    at_short_path(&home.status_socket(), |short| client.connect(&SockAddr::unix(short)?))?;
+    let mut text = String::new();
+    client.take(LONGEST).read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn show(status: &ServiceStatus) {
+    let address = status.local_address.map_or("none yet".to_owned(), |address| address.to_string());
+    let core = status.core.as_deref().map_or("none yet, looking for one".to_owned(), |core| format!("joined {}", one_line(core)));
+    let rows = [
+        ("name", one_line(&status.name)),
+        ("version", one_line(&status.version)),
+        ("uptime", term::duration(Duration::from_secs(status.uptime_s))),
+        ("address", address),
+        ("domain", format!("{}, group {}", one_line(&status.domain), status.group)),
+        ("core", core),
+        ("guests", guests(status)),
+        ("requests", format!("{}, {} failed, {} of them late", status.requests, status.failed_requests, status.late_requests)),
+    ];
+    for (name, value) in rows {
+        term::say(format_args!("  {name:<8} {value}"));
+    }
+}
+
+fn guests(status: &ServiceStatus) -> String {
+    let lost = if status.lost_guests > 0 { format!(", {} lost (see the log)", status.lost_guests) } else { String::new() };
+    format!("{}, {} of them running{lost}", status.guests, status.running_guests)
+}

@@ -1,0 +1,33 @@
+//! The service as a Unix process: where it lives, that there is one of it, how it leaves the terminal, is told to stop, and writes its log.
+//!
+//! Contract: nothing in here knows what the service does. Detaching happens while the process has one thread; the log's writer thread and the
+//! runtime come after it. What is fatal comes back as an error, never as an exit from in here.
+
+pub mod detach;
+pub mod home;
+pub mod logfile;
+pub mod notify;
+pub mod panics;
+pub mod pidfile;
+pub mod signals;
+
+pub use home::Home;
+
+/// An error with all its causes in one line, outermost first.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// The same text with everything that would break a line or drive a terminal made visible: it may quote a file or a peer.
+pub fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    logfile::push_escaped(&mut out, text);
+    out
+}
