@@ -9,6 +9,7 @@
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
+pub mod addresses;
 mod context;
 pub mod engine;
 mod failure;

@@ -22,12 +22,16 @@ pub enum Operation {
     SetAutostart,
     Sample,
     UpdateFilter,
+    Agent,
     EnsureLocalPool,
     Pool,
     RemovePool,
     CreateVolume,
     DeleteVolume,
+    WriteFile,
+    RemoveFile,
     Bridge,
+    Neighbours,
 }
 
 /// Whether a failing operation was carried out all the same.

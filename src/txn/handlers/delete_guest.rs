@@ -23,6 +23,9 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     node.host.hypervisor.undefine(id).await?;
     node.set_power(id, PowerState::Lost);
     delete_volumes(&context, id).await?;
+    if !guest.config.boot_image.is_empty() {
+        node.host.storage.remove_file(&guest.config.boot_image).await?;
+    }
     node.books.lock().remove(id);
     node.usage.forget(id);
     node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await?;

@@ -26,7 +26,7 @@ pub struct Answer {
     /// Who asked.
     pub assignment: Assignment,
     /// The packet to send and where to; none when there is nothing to say.
-    pub reply: Option<Packet>,
+    pub reply: Option<(Vec<u8>, SocketAddrV4)>,
     /// What it means for the guest.
     pub news: Option<News>,
 }
@@ -59,7 +59,7 @@ fn read(packet: &[u8]) -> Option<Message> {
 }
 
 /// Bytes and where they go.
-pub type Packet = (Vec<u8>, SocketAddrV4);
+type Packet = (Vec<u8>, SocketAddrV4);
 type Said = (Option<Packet>, Option<News>);
 
 /// One packet of one guest.
