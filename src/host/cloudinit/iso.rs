@@ -87,7 +87,8 @@ impl Names {
                 let short = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).take(8);
                 short.chain(".;1".chars()).collect::<String>().into_bytes()
             }
-            Self::Joliet => ucs2(name).into_iter().chain(ucs2(";1")).collect(),
+            // Without a version, as other writers do: some readers show it.
+            Self::Joliet => ucs2(name),
         }
     }
 

@@ -36,7 +36,8 @@ pub fn image(guest: &GuestConfig, pool: &PoolNetwork, node: Ipv4Addr) -> Vec<u8>
 }
 
 fn image_of(meta_data: &str, user_data: &str, network_config: &str) -> Vec<u8> {
-    let mut files = vec![File { name: "meta-data", content: meta_data.as_bytes() }, File { name: "user-data", content: user_data.as_bytes() }];
+    let mut files =
+        vec![File { name: "meta-data", content: meta_data.as_bytes() }, File { name: "user-data", content: user_data.as_bytes() }];
     if !network_config.is_empty() {
         files.push(File { name: "network-config", content: network_config.as_bytes() });
     }

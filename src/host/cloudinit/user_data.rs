@@ -21,7 +21,10 @@ const ROOT: &str = "root";
 pub(super) fn cloud_config(guest: &GuestConfig) -> Result<String, DocumentError> {
     let system = guest.operating_system();
     if system != "linux" {
-        return Err(DocumentError::NotLinux { name: guest.name.clone(), system: if system.is_empty() { "an unknown system".into() } else { system.into() } });
+        return Err(DocumentError::NotLinux {
+            name: guest.name.clone(),
+            system: if system.is_empty() { "an unknown system".into() } else { system.into() },
+        });
     }
     let admin = if guest.auth_user.is_empty() { ROOT } else { guest.auth_user.as_str() };
     if !is_account(admin) {
@@ -65,5 +68,7 @@ fn script(text: &str, name: &str, arguments: &[&str]) -> Value {
 /// True for what useradd and `chpasswd` can take: no separators of their files, no option.
 pub fn is_account(name: &str) -> bool {
     let first = name.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '_');
-    first && name.chars().count() <= 32 && name.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',' | '/' | '"' | '\\'))
+    first
+        && name.chars().count() <= 32
+        && name.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',' | '/' | '"' | '\\'))
 }

@@ -56,8 +56,9 @@ impl Network for HostNetwork {
     }
 
     fn neighbours(&self) -> Result<Vec<Neighbour>> {
-        let ArpEntries(entries) = ArpEntries::from_file(NEIGHBOURS)
-            .map_err(|error| HostError::with_source(ErrorKind::Failed, format!("cannot read the neighbours on {} from {NEIGHBOURS}", self.bridge), error))?;
+        let ArpEntries(entries) = ArpEntries::from_file(NEIGHBOURS).map_err(|error| {
+            HostError::with_source(ErrorKind::Failed, format!("cannot read the neighbours on {} from {NEIGHBOURS}", self.bridge), error)
+        })?;
         let known = entries.into_iter().filter(|entry| entry.device == self.bridge && entry.flags.contains(ARPFlags::COM));
         Ok(known.filter_map(|entry| Some(Neighbour { address: entry.ip_address, mac: entry.hw_address? })).collect())
     }
@@ -67,7 +68,9 @@ impl Network for HostNetwork {
             socket.set_nonblocking(true)?;
             socket.send_to(&[], (address, DISCARD))
         });
-        asked.map(drop).map_err(|error| HostError::with_source(ErrorKind::Failed, format!("cannot look for {address} on {}", self.bridge), error))
+        asked
+            .map(drop)
+            .map_err(|error| HostError::with_source(ErrorKind::Failed, format!("cannot look for {address} on {}", self.bridge), error))
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour, Network, Result, Storage,
-    VolumeInfo,
+    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour, Network, Result,
+    Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::world::World;
@@ -135,7 +135,9 @@ impl Hypervisor for SimHost {
 
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
         let answered = self.run(Operation::Agent, Some(id), |world| world.agent(id, command));
-        timeout(deadline, answered).await.unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))
+        timeout(deadline, answered)
+            .await
+            .unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {

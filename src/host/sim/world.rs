@@ -217,7 +217,8 @@ impl World {
     /// The agent of a running guest.
     pub(super) fn agent(&self, id: GuestId, command: &str) -> Result<String> {
         self.running(id)?;
-        let name = serde_json::from_str::<serde_json::Value>(command).ok().and_then(|command| Some(command.get("execute")?.as_str()?.to_owned()));
+        let name =
+            serde_json::from_str::<serde_json::Value>(command).ok().and_then(|command| Some(command.get("execute")?.as_str()?.to_owned()));
         let answer = name.and_then(|name| self.agents.get(&id)?.get(&name).cloned());
         answer.ok_or_else(|| HostError::new(ErrorKind::Unsupported, format!("guest {id} has no agent that answers")))
     }

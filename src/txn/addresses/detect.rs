@@ -80,7 +80,11 @@ impl Detector {
         let running: Vec<Candidate> = {
             let books = self.node.books.lock();
             let running = books.guests.iter().filter(|(_, guest)| guest.power == PowerState::Running);
-            running.filter_map(|(id, guest)| Some(Candidate { id: *id, mac: parse_mac(&guest.config.hardware_address)?, guest: guest.clone() })).collect()
+            running
+                .filter_map(|(id, guest)| {
+                    Some(Candidate { id: *id, mac: parse_mac(&guest.config.hardware_address)?, guest: guest.clone() })
+                })
+                .collect()
         };
         self.looked.retain(|id, _| running.iter().any(|candidate| candidate.id == *id));
         let mut due = Vec::new();

@@ -28,7 +28,7 @@ use crate::host::Network;
 use crate::model::{GuestConfig, GuestId};
 
 /// Between two attempts to listen, and between two looks at the bridge's address.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(2);
 /// A request that does not arrive in this time is dropped.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A connection lasts no longer, whatever the guest does.

@@ -84,7 +84,8 @@ pub enum News {
 
 /// The six bytes of a MAC written as `00:16:3e:01:02:03`, in either case.
 pub fn parse_mac(text: &str) -> Option<Mac> {
-    let mut bytes = text.split(':').map(|part| if part.len() == 2 { u8::from_str_radix(part, 16).ok() } else { None });
+    let byte = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2 && !part.starts_with('+'));
+    let mut bytes = text.split(':').map(byte);
     let mut mac = [0; 6];
     for byte in &mut mac {
         *byte = bytes.next()??;

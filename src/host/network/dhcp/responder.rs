@@ -13,8 +13,12 @@ const LEASE: u32 = 12 * 3600;
 const RENEWAL: u32 = LEASE / 2;
 /// When it begins to ask any server, seconds.
 const REBINDING: u32 = LEASE / 8 * 7;
-/// Where the magic number stands, and what it is (RFC 2131 §3).
-const MAGIC: (usize, [u8; 4]) = (236, [99, 130, 83, 99]);
+/// Bytes before the options; the last four are the magic number (RFC 2131 §3).
+const HEADER: usize = 240;
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
+/// Options without a length.
+const PAD: u8 = 0;
+const END: u8 = 255;
 /// A shorter packet is thrown away by old clients (RFC 1542 §2.1).
 const LEAST_LENGTH: usize = 300;
 /// Longest label of a host name.
@@ -45,17 +49,47 @@ pub fn answer(packet: &[u8], from: SocketAddrV4, server: impl FnOnce() -> Option
 
 /// A request of an Ethernet client on this segment; anything else is none of ours. Relayed ones come from elsewhere by definition.
 fn read(packet: &[u8]) -> Option<Message> {
-    let (at, magic) = MAGIC;
-    if packet.get(at..at + magic.len()) != Some(magic.as_slice()) {
-        return None;
-    }
-    let message = Message::decode(&mut Decoder::new(packet)).ok()?;
+    let message = Message::decode(&mut Decoder::new(&essence(packet)?)).ok()?;
     // The hardware address may only be asked for when its length is in range.
     let ours = message.opcode() == Opcode::BootRequest
         && message.htype() == HType::Eth
         && message.hlen() == 6
         && message.giaddr().is_unspecified();
     ours.then_some(message)
+}
+
+/// The packet with nothing but the options that are looked at, each of a length that it can have: the decoder asserts the length of some
+/// others, and a client must not be able to make it fail.
+fn essence(packet: &[u8]) -> Option<Vec<u8>> {
+    let (header, mut rest) = packet.split_at_checked(HEADER)?;
+    if !header.ends_with(&MAGIC) {
+        return None;
+    }
+    let mut kept = header.to_vec();
+    while let [code, tail @ ..] = rest {
+        match *code {
+            PAD => rest = tail,
+            END => break,
+            code => {
+                let Some((body, tail)) = tail.split_first().and_then(|(length, tail)| tail.split_at_checked(usize::from(*length))) else {
+                    break;
+                };
+                let sound = match OptionCode::from(code) {
+                    OptionCode::MessageType => body.len() == 1,
+                    OptionCode::RequestedIpAddress | OptionCode::ServerIdentifier => body.len() == 4,
+                    OptionCode::ParameterRequestList | OptionCode::ClientIdentifier => !body.is_empty(),
+                    _ => false,
+                };
+                if sound {
+                    kept.extend([code, u8::try_from(body.len()).unwrap_or(u8::MAX)]);
+                    kept.extend_from_slice(body);
+                }
+                rest = tail;
+            }
+        }
+    }
+    kept.push(END);
+    Some(kept)
 }
 
 /// Bytes and where they go.

@@ -29,19 +29,12 @@ const LONGEST: usize = 2048;
 pub struct DhcpServer {
     network: Arc<dyn Network>,
     book: Arc<dyn Assignments>,
-    port: u16,
 }
 
 impl DhcpServer {
     /// A service for the guests in `book` on the bridge of `network`.
     pub fn new(network: Arc<dyn Network>, book: Arc<dyn Assignments>) -> Self {
-        Self { network, book, port: PORT }
-    }
-
-    /// The same on another port, for tests.
-    #[cfg(test)]
-    pub(super) fn on_port(self, port: u16) -> Self {
-        Self { port, ..self }
+        Self { network, book }
     }
 
     /// Serves for ever.
@@ -66,12 +59,12 @@ impl DhcpServer {
 
     fn open(&self) -> Result<(Bridge, UdpSocket), String> {
         let bridge = self.network.bridge().map_err(|error| explain(&error))?;
-        let socket = socket::open(&bridge.name, self.port).map_err(|error| match error.kind() {
+        let socket = socket::open(&bridge.name, PORT).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => format!(
                 "another program serves UDP port {} on {} or on all interfaces; guests get no address from us until it stops (ss -lunp shows it)",
-                self.port, bridge.name
+                PORT, bridge.name
             ),
-            _ => format!("UDP port {} of {} can't be opened: {error}", self.port, bridge.name),
+            _ => format!("UDP port {} of {} can't be opened: {error}", PORT, bridge.name),
         })?;
         Ok((bridge, socket))
     }

@@ -228,7 +228,9 @@ fn read_data_path(params: Params<'_>, cloud_init: bool) -> Result<String, Failur
     let bad = path.chars().any(char::is_control) || path.split('/').any(|part| part == "..") || path.trim_end_matches('/').is_empty();
     if !path.starts_with('/') || path.len() > MOST_PATH || bad {
         let shown: String = path.chars().take(60).collect();
-        return Err(params.bad(Key::Path, format!("is {shown:?}: the absolute path of a directory in the guest is expected, such as /opt/data")));
+        return Err(
+            params.bad(Key::Path, format!("is {shown:?}: the absolute path of a directory in the guest is expected, such as /opt/data"))
+        );
     }
     Ok(path.to_owned())
 }
