@@ -9,7 +9,7 @@ GUEST=demo.first
 LINE="cell demo guest: it boots"
 CELL=$ROOT/target/release/cell
 CORELET=$ROOT/target/release/corelet
-STEPS=13
+STEPS=14
 
 # --- the steps ---
 
@@ -33,8 +33,8 @@ start_cell() {
 join() { core list; }
 
 create() {
-  core --json create "$GUEST" --cores 1 --memory 64M --disk 16M | tee "$OUT/create.json"
-  guest_id >/dev/null
+  core --json create "$GUEST" --cores 1 --memory 64M --disk 16M >"$OUT/create.json" || { cat "$OUT/create.json"; return 1; }
+  echo "$GUEST is guest $(guest_id)"
 }
 
 boot_disk() {
@@ -42,7 +42,7 @@ boot_disk() {
   volume=$(on cell1 virsh -c qemu:///system domblklist "$GUEST" --details | awk '$2 == "disk" { print $4 }')
   case $volume in /*) ;; *) volume=$(on cell1 virsh -c qemu:///system vol-path --pool local0 "$volume") ;; esac
   lab boot-disk "$LAB" cell1 "$volume"
-  echo "a boot sector of 103 bytes (tests/assets/boot.lst) is now at the begin of $volume"
+  echo "a boot sector of 103 bytes (tests/assets/boot.lst) is now at the beginning of $volume"
 }
 
 boot() { core start "$GUEST"; }
@@ -76,13 +76,22 @@ delete() {
   ! on cell1 virsh -q -c qemu:///system list --all --name | grep . || { echo "libvirt still has it"; return 1; }
 }
 
+take_down() {
+  keep_log
+  lab down "$LAB"
+}
+
 # --- tools ---
+
+CLEAR=''
+[ ! -t 1 ] || CLEAR=$(printf '\033[K')
 
 lab() { PATH=$PATH:/usr/sbin:/sbin as_root scripts/lab.sh "$@"; }
 on() { lab exec "$LAB" "$@"; }
 core() { on core "$CORELET" --listen 10.226.0.1 --quiet "$@"; }
 put() { as_root tee "$1" >/dev/null; }
 guest_id() { grep -oE '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}' "$OUT/create.json" | head -1; }
+keep_log() { [ ! -e "$HOME_DIR/log/cell.log" ] || as_root cat "$HOME_DIR/log/cell.log" >"$OUT/cell.log"; }
 wait_until() { # SECONDS CONDITION…
   local end=$((SECONDS + $1)); shift
   until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done
@@ -101,10 +110,10 @@ step() { # TITLE FUNCTION: tells how it went and what it printed
   set -e
   { echo "== $number $1 (status $status)"; cat "$OUT/step.log"; } >>"$OUT/demo.log"
   if [ $status = 0 ]; then
-    printf '  %s✓%s %2d/%d %s (%s)\033[K\n' "$GREEN" "$PLAIN" $number $STEPS "$1" "$(seconds_since "$begin")"
-    tail -n 12 "$OUT/step.log" | sed 's/^/            /'
+    printf '  %s✓%s %2d/%d %s (%s)%s\n' "$GREEN" "$PLAIN" $number $STEPS "$1" "$(seconds_since "$begin")" "$CLEAR"
+    tail -n 20 "$OUT/step.log" | sed 's/^/            /'
   else
-    printf '  %s✗%s %2d/%d %s (%s)\033[K\n' "$RED" "$PLAIN" $number $STEPS "$1" "$(seconds_since "$begin")"
+    printf '  %s✗%s %2d/%d %s (%s)%s\n' "$RED" "$PLAIN" $number $STEPS "$1" "$(seconds_since "$begin")" "$CLEAR"
     tail -n 30 "$OUT/step.log" | sed 's/^/            /'
     FAILED=$1
     exit 1
@@ -117,12 +126,12 @@ finish() { # however it ends
   trap '' INT TERM
   trap - EXIT
   set +e
-  if [ -e "$HOME_DIR/log/cell.log" ]; then as_root cat "$HOME_DIR/log/cell.log" >"$OUT/cell.log"; fi
+  keep_log
   lab down "$LAB" 2>/dev/null
   rm -f "$OUT/step.log" "$OUT/create.json"
   echo
   if [ $status = 0 ]; then
-    echo "${GREEN}${BOLD}It works.${PLAIN} $number steps in $(seconds_since "$BEGIN"): a guest was created, booted, looked at, stopped and deleted through a Core."
+    echo "${GREEN}${BOLD}It works.${PLAIN} All $number steps in $(seconds_since "$BEGIN"): a guest was created, booted, looked at, stopped and deleted through a Core."
     echo "  its screen      demo/screen.png"
     echo "  its serial line demo/serial.log"
   elif [ -n "$FAILED" ]; then
@@ -160,3 +169,4 @@ step "Its status" status
 step "A picture of its screen" picture
 step "Stop it with the power button (ACPI)" stop
 step "Delete it, with its disk" delete
+step "Take everything down" take_down

@@ -95,6 +95,11 @@ host() { # NAME HOST: holds the host's namespaces.
   read -r pid _ </proc/self/stat
   id=$(identity "$pid")
   mount -t proc proc /proc
+  # /sys shows the network of whoever mounts it; libvirt needs the cgroups that are mounted below it
+  mkdir -p "$dir/sys"
+  mount -t sysfs sysfs "$dir/sys"
+  mount --rbind /sys/fs/cgroup "$dir/sys/fs/cgroup"
+  mount --move "$dir/sys" /sys
   ip link set lo up
   # libvirt must not reach the machine's systemd-machined or firewalld, which know nothing of these namespaces.
   if [ -d /run/dbus ]; then mount -t tmpfs none /run/dbus; fi

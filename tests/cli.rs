@@ -193,6 +193,27 @@ impl Drop for Node {
     }
 }
 
+/// A process that has nothing to do with it, ended with the test.
+struct Stranger(Child);
+
+impl Stranger {
+    fn new() -> Self {
+        let quiet = || Stdio::null();
+        Self(Command::new("sleep").arg("60").stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[derive(Debug)]
 struct Said {
     code: i32,
@@ -305,6 +326,7 @@ fn starts_at_once_from_two_sides_give_one_service() {
         .collect();
     assert_eq!(said.iter().filter(|said| said.contains("cell started")).count(), 1, "{said:?}");
     assert_eq!(said.iter().filter(|said| said.contains("already running")).count(), 5, "{said:?}");
+    wait_for("the log", || node.log().contains("INFO cli up"));
     assert_eq!(node.log().matches("starts in").count(), 1);
 }
 
@@ -363,21 +385,19 @@ fn a_killed_service_leaves_nothing_in_the_way() {
 
 fn a_recycled_pid_is_left_alone() {
     let node = Node::new("waits");
-    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
-    node.write("cell.pid", &stranger.id().to_string());
+    let mut stranger = Stranger::new();
+    node.write("cell.pid", &stranger.pid());
     node.do_small(&["status"]).expect(3, &["cell is stopped"]);
     node.do_small(&["halt"]).expect(0, &["not running"]);
-    node.write("cell.pid", &stranger.id().to_string());
+    node.write("cell.pid", &stranger.pid());
     node.do_small(&["start"]).expect(0, &["cell started"]);
     // A wrong number in a file that is locked: nobody is killed for it.
     let real = node.pid();
-    node.write("cell.pid", &stranger.id().to_string());
+    node.write("cell.pid", &stranger.pid());
     node.do_small(&["halt"]).expect(1, &["does not tell its process id; nothing was done"]);
-    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was killed");
+    assert!(stranger.0.try_wait().unwrap().is_none(), "the stranger was killed");
     node.write("cell.pid", &real.to_string());
     node.do_small(&["stop"]).expect(0, &[&format!("pid {real}")]);
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
 }
 
 fn restart_makes_a_new_process() {
@@ -448,6 +468,7 @@ fn hangup_reopens_the_log() {
     let node = Node::new("lingers");
     node.do_small(&["start"]).expect(0, &[]);
     let pid = node.pid();
+    wait_for("the log", || node.log().contains("INFO cli up"));
     fs::rename(node.path("log/cell.log"), node.path("log/moved")).unwrap();
     send(pid, Signal::SIGHUP);
     send(pid, Signal::SIGTERM);
@@ -536,8 +557,8 @@ fn warnings_do_not_stop_a_start() {
         said.err.starts_with("cell: warning: ")
             && said.err.contains("\"brigde\" is not a known setting and is ignored; \"bridge\" may be meant")
     );
-    assert!(node.log().contains("WARN cell::cli::service") && node.log().contains("brigde"), "{}", node.log());
     node.do_small(&["stop"]).expect(0, &[]);
+    assert!(node.log().contains("WARN cell::cli::service") && node.log().contains("brigde"), "{}", node.log());
 }
 
 fn a_home_that_is_not_there() {

@@ -96,12 +96,12 @@ impl Core {
 
     /// What happens from now on.
     pub fn events(&self) -> Events {
-        self.log.from_now()
+        self.log.now()
     }
 
     /// What happened since the start and what happens from now on.
     pub fn all_events(&self) -> Events {
-        self.log.from_start()
+        self.log.start()
     }
 
     /// Waits until a Cell took its pool: the one of this name, or the first that comes. Where the pool is not announced, a connected Cell will do.

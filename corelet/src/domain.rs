@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::answers::StatusReport;
 use crate::config::PoolConfig;
 use crate::error::RequestError;
-use crate::events::{Event, EventLog};
+use crate::events::{Event, EventLog, Recorded};
 use crate::guest::{self, Guest};
 use crate::requests;
 use crate::sessions::{Gone, Sessions, Waiting};
@@ -231,6 +231,6 @@ impl Domain {
     }
 
     fn tell(&self, now: Duration, event: Event) {
-        self.log.push(now, event);
+        self.log.push(Recorded { at: now, name: None, event });
     }
 }

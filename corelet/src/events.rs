@@ -252,6 +252,9 @@ pub struct Recorded {
     /// Since the start of the Core.
     #[serde(rename = "t", serialize_with = "seconds")]
     pub at: Duration,
+    /// Name of the guest that it is about, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
@@ -281,26 +284,26 @@ impl EventLog {
         Self { kept: Arc::default(), count: Arc::new(watch::Sender::new(0)) }
     }
 
-    pub(crate) fn push(&self, at: Duration, event: Event) {
+    pub(crate) fn push(&self, recorded: Recorded) {
         let mut kept = self.kept.lock();
         if kept.events.len() == KEPT {
             kept.events.pop_front();
             kept.first += 1;
         }
-        kept.events.push_back(Recorded { at, event });
+        kept.events.push_back(recorded);
         self.count.send_modify(|count| *count += 1);
     }
 
     /// From now on.
-    pub(crate) fn from_now(&self) -> Events {
+    pub(crate) fn now(&self) -> Events {
         let count = self.count.subscribe();
         let next = *count.borrow();
         Events { kept: self.kept.clone(), count, next }
     }
 
     /// From the start of the Core.
-    pub(crate) fn from_start(&self) -> Events {
-        Events { next: 0, ..self.from_now() }
+    pub(crate) fn start(&self) -> Events {
+        Events { next: 0, ..self.now() }
     }
 }
 

@@ -37,6 +37,7 @@
 )]
 
 pub mod answers;
+pub mod bench;
 pub mod cli;
 mod config;
 mod core;

@@ -159,7 +159,7 @@ async fn guests_are_imported_from_the_ready_event() {
     assert_eq!(cell.guests.len(), 5);
     let web = cell.guests.values().find(|guest| guest.name == "manager.web").unwrap();
     assert_eq!((web.cores, web.memory, web.auto_start, web.running), (2, 134_217_728, true, false));
-    assert_eq!(web.disks, [33_554_432, 67_108_864]);
+    assert_eq!(web.disks, [67_108_864, 33_554_432]);
     assert_eq!(web.limits, [16_777_216, 8_388_608, 600, 500, 0, 0]);
     core.close().await;
 }

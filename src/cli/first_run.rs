@@ -61,7 +61,10 @@ fn question<T>(
         let mut line = String::new();
         match input.read_line(&mut line) {
             Ok(length) if length > 0 => {}
-            _ => return Err(FirstRunError::NoAnswer),
+            _ => {
+                let _ = writeln!(output);
+                return Err(FirstRunError::NoAnswer);
+            }
         }
         let answer = line.trim();
         match check(if answer.is_empty() { default } else { answer }) {

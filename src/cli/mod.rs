@@ -1,7 +1,7 @@
 //! The command line: one file a command.
 //!
-//! Contract: results go to standard output, everything else to standard error; the exit status is one of [`Exit`]. What the service is comes in as
-//! a function, so that the commands can be tried with any.
+//! Contract: results go to standard output, everything else to standard error; the exit status says what became of it, as `--help` tells.
+//! What the service is comes in as a function, so that the commands can be tried with any.
 
 mod args;
 mod first_run;

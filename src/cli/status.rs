@@ -1,10 +1,12 @@
 //! `cell status`: whether the service runs and, where it answers, how it is.
 
 use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::json;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{term, Exit};
 use crate::model::ServiceStatus;
@@ -53,13 +55,19 @@ pub(super) fn status(home: &Home, json: bool) -> Exit {
     Exit::Success
 }
 
-/// Asks the service itself.
+/// Asks the service itself. In a thread that is left behind where even connecting hangs: a stuck service may have a full queue of callers.
 fn ask(home: &Home) -> io::Result<ServiceStatus> {
-    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The limit for writing holds for connecting too: a service that hangs may have a full queue of callers.
-    client.set_write_timeout(Some(PATIENCE))?;
-    client.set_read_timeout(Some(PATIENCE))?;
-    at_short_path(&home.status_socket(), |short| client.connect(&SockAddr::unix(short)?))?;
+    let (sender, receiver) = mpsc::channel();
+    let path = home.status_socket();
+    std::thread::spawn(move || {
+        // Nobody listens any more when the answer comes too late.
+        let _ = sender.send(read_status(&path));
+    });
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer")))
+}
+
+fn read_status(socket: &Path) -> io::Result<ServiceStatus> {
+    let client = at_short_path(socket, |short| UnixStream::connect(short))?;
     let mut text = String::new();
     client.take(LONGEST).read_to_string(&mut text)?;
     Ok(serde_json::from_str(&text)?)

@@ -1,5 +1,6 @@
 //! `cell stop`: asks the service to end and waits for it.
 
+use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,13 @@ pub(super) enum StopError {
     /// Something holds the home, but which process it is can't be told.
     #[error("the service runs, but {} does not tell its process id; nothing was done", .0.display())]
     UnknownPid(std::path::PathBuf),
+    /// Somebody else's process.
+    #[error("the service, pid {pid}, belongs to another user; do this as that user or as root")]
+    Foreign {
+        pid: i32,
+        #[source]
+        source: io::Error,
+    },
     /// Not ours to end.
     #[error("cannot send {signal} to the service, pid {pid}")]
     Kill {
@@ -102,9 +110,16 @@ fn find(home: &Home) -> Result<Option<i32>, StopError> {
     loop {
         match pidfile::probe(home)? {
             State::Stopped { .. } => return Ok(None),
-            State::Running { pid: Some(pid) } if pidfile::is_owner(home, pid) => return Ok(Some(pid)),
-            State::Running { .. } if Instant::now() >= deadline => return Err(StopError::UnknownPid(home.pid_file())),
-            State::Running { .. } => sleep(PAUSE),
+            State::Running { pid: Some(pid) } => match pidfile::is_owner(home, pid) {
+                Ok(true) => return Ok(Some(pid)),
+                Err(source) if source.kind() == io::ErrorKind::PermissionDenied => return Err(StopError::Foreign { pid, source }),
+                _ => {}
+            },
+            State::Running { pid: None } => {}
         }
+        if Instant::now() >= deadline {
+            return Err(StopError::UnknownPid(home.pid_file()));
+        }
+        sleep(PAUSE);
     }
 }

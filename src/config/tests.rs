@@ -194,24 +194,42 @@ fn wrong_values_of_cell_cfg_name_the_key_and_what_is_right() {
     }
 }
 
+/// The keys that a file may have, from the warning about one that it may not.
+fn known<T>(load: impl FnOnce(&Path) -> Result<Loaded<T>, ConfigError>, good: Value) -> Vec<String> {
+    let mut file = good;
+    file["zzz"] = json!(1);
+    let warning = with_file(&file.to_string(), load).unwrap().warnings.remove(0);
+    let mut keys: Vec<_> = warning.split("known keys: ").nth(1).unwrap().split(", ").map(str::to_owned).collect();
+    keys.sort();
+    keys
+}
+
+fn known_keys() -> [(&'static str, Vec<String>); 2] {
+    let domain = json!({"domain": "nano", "group_address": "224.0.0.226", "group_port": 5599});
+    [("domain.cfg.example", known(load_domain, domain)), ("cell.cfg.example", known(load_cell, json!({})))]
+}
+
 #[test]
-fn the_shipped_examples_are_the_defaults() {
+fn the_shipped_examples_hold_every_key_with_its_default() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let domain = load_domain(&shipped.join("domain.cfg.example")).unwrap();
     assert_eq!((domain.settings, domain.warnings), (DomainSettings::default(), vec![]));
     let cell = load_cell(&shipped.join("cell.cfg.example")).unwrap();
     assert_eq!((cell.settings, cell.warnings), (CellSettings::default(), vec![]));
-    // Every key there is stands in the example.
-    let keys = |name: &str| match serde_json::from_str(&fs::read_to_string(shipped.join(name)).unwrap()).unwrap() {
-        Value::Object(map) => map.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
-        other => panic!("{other}"),
-    };
-    let unknown = with_file(r#"{"zzz": 1}"#, load_cell).unwrap().warnings.remove(0);
-    let mut known: Vec<_> = unknown.split("known keys: ").nth(1).unwrap().split(", ").map(str::to_owned).collect();
-    let mut shown = keys("cell.cfg.example");
-    known.sort();
-    shown.sort();
-    assert_eq!(known, shown);
+    for (name, known) in known_keys() {
+        let file: serde_json::Map<String, Value> = serde_json::from_str(&fs::read_to_string(shipped.join(name)).unwrap()).unwrap();
+        let mut shown: Vec<_> = file.into_iter().map(|(key, _)| key).collect();
+        shown.sort();
+        assert_eq!(shown, known, "{name}");
+    }
+}
+
+#[test]
+fn the_manual_explains_every_key() {
+    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md")).unwrap();
+    for key in known_keys().into_iter().flat_map(|(_, keys)| keys) {
+        assert!(manual.contains(&format!("\n| `{key}` |")), "{key}");
+    }
 }
 
 proptest! {

@@ -6,6 +6,7 @@
 
 pub mod cloudinit;
 mod error;
+mod guests;
 pub mod libvirt;
 pub mod network;
 pub mod sim;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
 
 pub use error::{ErrorKind, HostError};
+pub use guests::*;
 pub use types::*;
 
 /// Result of a host operation.

@@ -18,8 +18,8 @@ use super::handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbo
 use super::interface::Interface;
 use super::multicast::Multicast;
 use super::rate_limit::RateLimit;
-use super::socket::{connect, reached, MAX_DATAGRAM};
-use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig};
+use super::socket::{connect, reached, send, MAX_DATAGRAM};
+use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig, SendError};
 
 /// Datagrams read, and messages taken from the queue, before what came of them is sent.
 const BATCH: usize = 64;
@@ -59,6 +59,11 @@ impl Driver {
             unclean: self.config.unclean,
             ..MembershipConfig::new(&self.config.name, &self.config.domain, seed)
         };
+        let DomainConfig { domain, group, port, interface, core_address, .. } = &self.config;
+        match core_address {
+            Some(core) => info!("domain {domain}: looking for the Core at {core}"),
+            None => info!("domain {domain}: looking for a Core in the group {group}:{port} on {interface}"),
+        }
         let wiring = Wiring {
             membership: Membership::new(Duration::ZERO, config),
             epoch: Instant::now(),
@@ -180,13 +185,10 @@ impl Wiring {
         }
     }
 
-    /// Sends a datagram on the connection. What the kernel has no room for is lost, as any datagram may be.
     fn transmit(&mut self, now: Duration, datagram: &[u8]) {
         let Some(socket) = &self.socket else { return };
-        match socket.try_send(datagram) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.socket_error(now, &error),
+        if let Err(error) = send(socket, datagram) {
+            self.socket_error(now, &error);
         }
     }
 
@@ -265,10 +267,15 @@ impl Wiring {
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        if let Err(error) = self.membership.send(outgoing.link, &outgoing.message) {
-            let now = self.now();
-            if let Some(more) = self.failures.pass(now) {
-                warn!(more, "dropped {}: {}", outgoing.message.id, chain(&error));
+        match self.membership.send(outgoing.link, &outgoing.message) {
+            Ok(()) => {}
+            // Normal while there is no Core, and after one is gone.
+            Err(error @ (SendError::NotJoined | SendError::Stale { .. })) => debug!("dropped {}: {error}", outgoing.message.id),
+            Err(error) => {
+                let now = self.now();
+                if let Some(more) = self.failures.pass(now) {
+                    warn!(more, "dropped {}: {}", outgoing.message.id, chain(&error));
+                }
             }
         }
     }
@@ -344,9 +351,9 @@ impl Wiring {
             MemberEvent::Lost { .. } => return warn!("the Core is silent"),
             MemberEvent::Recovered { .. } => return info!("the Core is heard again"),
             MemberEvent::AttemptFailed { core_address, reason, failures } => {
-                let now = self.now();
-                if let Some(more) = self.failures.pass(now) {
-                    warn!(more, failures, "cannot join the Core at {core_address}: {reason}");
+                // Attempts go on for ever; so that the log does not, it tells of the 1st, 2nd, 4th, 8th …
+                if failures.is_power_of_two() {
+                    warn!(failures, "cannot join the Core at {core_address}: {reason}");
                 }
                 return;
             }

@@ -17,7 +17,7 @@ use super::error::{NetError, SendError};
 use super::interface::Interface;
 use super::multicast::Multicast;
 use super::rate_limit::RateLimit;
-use super::socket::{bind, local_v4, reached, MAX_DATAGRAM};
+use super::socket::{bind, local_v4, reached, send_to, MAX_DATAGRAM};
 use crate::proto::discovery;
 use crate::proto::hub::{Hub, HubConfig, HubEvent};
 use crate::proto::message::Message;
@@ -264,7 +264,7 @@ impl Listener {
     fn flush(&mut self) {
         let now = self.now();
         while let Some((remote, datagram)) = self.hub.poll_transmit(now) {
-            let _ = self.socket.try_send_to(&datagram, remote.into()); // what is lost is sent again
+            let _ = send_to(&self.socket, &datagram, remote); // what is lost is sent again
         }
         while let Some(event) = self.pending.pop_front().or_else(|| self.hub.poll_event()) {
             match self.events.try_send(event) {

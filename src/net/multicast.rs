@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd;
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags, SockaddrIn};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::error::NetError;
@@ -17,7 +16,7 @@ use super::interface::Interface;
 #[derive(Debug)]
 pub(super) struct Multicast {
     receiver: UdpSocket,
-    sender: UdpSocket,
+    sender: Socket,
     group: Ipv4Addr,
     interface: Interface,
 }
@@ -45,10 +44,8 @@ impl Multicast {
         };
         let target = SockaddrIn::from(SocketAddrV4::new(self.group, port));
         let parts = [IoSlice::new(datagram)];
-        self.sender.try_io(Interest::WRITABLE, || {
-            let control = [ControlMessage::Ipv4PacketInfo(&info)];
-            sendmsg(self.sender.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&target)).map_err(io::Error::from)
-        })?;
+        let control = [ControlMessage::Ipv4PacketInfo(&info)];
+        sendmsg(self.sender.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&target))?;
         Ok(())
     }
 
@@ -75,12 +72,12 @@ fn receiver(group: Ipv4Addr, port: u16, index: u32) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-fn sender() -> io::Result<UdpSocket> {
+fn sender() -> io::Result<Socket> {
     let socket = udp()?;
     socket.set_multicast_ttl_v4(1)?;
     socket.set_multicast_loop_v4(true)?; // a Core may run on this very host
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0).into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
 }
 
 fn udp() -> io::Result<Socket> {

@@ -44,6 +44,24 @@ pub(super) fn local_v4(socket: &UdpSocket) -> io::Result<SocketAddrV4> {
     }
 }
 
+/// Sends on a connected socket without waiting. The runtime is not asked whether the socket is writable: of a fresh one it does not know
+/// yet, and what the kernel has no room for is lost as any datagram may be.
+pub(super) fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+    unless_full(SockRef::from(socket).send(datagram))
+}
+
+/// As [`send`], on a socket that is not connected.
+pub(super) fn send_to(socket: &UdpSocket, datagram: &[u8], to: SocketAddrV4) -> io::Result<()> {
+    unless_full(SockRef::from(socket).send_to(datagram, &to.into()))
+}
+
+fn unless_full(sent: io::Result<usize>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Waits for the moment, for ever where there is none.
 pub(super) async fn reached(moment: Option<Instant>) {
     match moment {

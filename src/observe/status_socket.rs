@@ -1,6 +1,6 @@
 //! `<home>/cell.sock`: who connects is given one line of JSON, the service's [`ServiceStatus`], and the end of the stream.
 //!
-//! Contract: nothing is read from a client; one client at a time, each for at most [`PATIENCE`]. The caller holds the home's lock, so that a socket
+//! Contract: nothing is read from a client; one client at a time, each for at most half a second. The caller holds the home's lock, so that a socket
 //! found at the path is a dead service's.
 
 use std::fs::{File, Permissions};

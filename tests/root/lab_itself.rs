@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::lab::{eventually, Lab, Running, CORE_ADDRESS};
+use crate::lab::{eventually, Lab, Running, BOOT_LINE, CORE_ADDRESS};
 
-const BOOT_LINE: &str = "cell demo guest: it boots";
 const VOLUME: &str = "/var/lib/libvirt/images/boot.qcow2";
 const SERIAL: &str = "/var/lib/libvirt/images/serial.log";
 

@@ -16,5 +16,8 @@
     missing_docs
 )]
 
+mod domain;
+mod faults;
 mod lab;
 mod lab_itself;
+mod life;

@@ -179,6 +179,8 @@ pub(crate) enum Command {
         #[arg(long)]
         event: bool,
     },
+    /// Measure how fast the Cell answers and what that costs it
+    Bench(BenchArgs),
     /// Take commands line by line, from a terminal or a pipe, while the Core stays up
     Shell {
         /// End at the first command that fails
@@ -192,6 +194,45 @@ pub(crate) enum Command {
         /// PNG file to write
         output: PathBuf,
     },
+}
+
+/// What to measure.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Guests that are missing are created, timed, and removed at the end. To compare two Cells, run against each, the first with --save \
+    and the second with --compare; every figure of the second is then followed by how many times the first's it is."
+)]
+pub(crate) struct BenchArgs {
+    /// Guests that the Cell shall have
+    #[arg(long, default_value_t = 100)]
+    pub(crate) guests: usize,
+    /// How many of them run while the status of running guests is asked for
+    #[arg(long, default_value_t = 1)]
+    pub(crate) running: usize,
+    /// Requests in flight of the parallel phases
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) parallel: u16,
+    /// Guests created or deleted at a time
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) change_parallel: u16,
+    /// Length of each phase of queries, in seconds
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) duration: Duration,
+    /// Length of the idle phase, in seconds; needs a pid
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) idle: Duration,
+    /// The Cell's process, for CPU time and memory
+    #[arg(long, value_name = "PID")]
+    pub(crate) cell_pid: Option<u32>,
+    /// libvirtd's process, for its CPU time while idle
+    #[arg(long, value_name = "PID")]
+    pub(crate) libvirtd_pid: Option<u32>,
+    /// Write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// Show the figures beside those of this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compare: Option<PathBuf>,
 }
 
 /// A guest to create.

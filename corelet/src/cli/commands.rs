@@ -62,6 +62,7 @@ impl Session {
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
+            Command::Bench(arguments) => self.bench(&arguments).await,
             Command::PpmToPng { input, output } => Ok(ppm::convert(&input, &output)?),
             Command::Shell { .. } => Err(CliError::Usage("this is the shell already".into())),
         }
@@ -90,15 +91,10 @@ impl Session {
             };
             let Some(event) = next else { return Ok(()) };
             if reports || !matches!(event.event, Event::StatusReport { .. }) {
-                let text = show::event(&event, |event| self.name_of(event));
+                let text = show::event(&event);
                 self.output.item(&text, &serde_json::to_value(&event).unwrap_or_default())?;
             }
         }
-    }
-
-    /// The name of the guest that an event is about.
-    pub(crate) fn name_of(&self, event: &Event) -> Option<String> {
-        Some(self.core.guest(event.cell(), event.guest()?)?.name)
     }
 
     async fn list(&self) -> Result<(), CliError> {

@@ -1,9 +1,11 @@
 //! What a command can fail with.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::ppm::PpmError;
 use super::raw::RawError;
+use crate::bench::BenchError;
 use crate::core::CreateError;
 use crate::error::{RequestError, StartError, WaitError};
 
@@ -30,6 +32,12 @@ pub(crate) enum CliError {
     Ambiguous { wanted: String, found: String },
     #[error("{what}: not within {seconds} s")]
     Late { what: String, seconds: f64 },
+    #[error("the bench failed")]
+    Bench(#[from] BenchError),
+    #[error("cannot {verb} {}", .path.display())]
+    File { verb: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} holds no figures of a bench", .path.display())]
+    NoFigures { path: PathBuf, source: serde_json::Error },
     #[error("{0}")]
     Failed(String),
     #[error("{0}")]

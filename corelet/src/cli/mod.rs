@@ -4,6 +4,7 @@
 //! reason), 2 for wrong usage, 130 when interrupted. However a command ends, the Core says goodbye to its Cells.
 
 mod args;
+mod bench;
 mod commands;
 mod error;
 mod guests;
@@ -17,6 +18,7 @@ mod size;
 use std::io;
 use std::process::ExitCode;
 
+use cell::proto::kcp::KcpConfig;
 use clap::Parser;
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
@@ -77,10 +79,16 @@ async fn with_core(cli: Cli, output: Output) -> Result<(), CliError> {
 }
 
 async fn open(options: Options, output: Output) -> Result<Session, CliError> {
-    let config = options.core_config().ok_or(CliError::NoListenAddress)?;
+    let mut config = options.core_config().ok_or(CliError::NoListenAddress)?;
+    config.transport.kcp = wide_windows(config.transport.kcp);
     let core = Core::start(config).await?;
     output.note(&format!("{} listens on {} for domain '{}'", core.config().name, core.address(), core.config().domain));
     Ok(Session { core, options, output })
+}
+
+/// This end must never be what a bench waits for.
+fn wide_windows(kcp: KcpConfig) -> KcpConfig {
+    KcpConfig { send_window: 1024, receive_window: 2048, ..kcp }
 }
 
 /// Waits for Ctrl-C or an order to terminate. Without signals there is no interruption.

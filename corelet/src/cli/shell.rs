@@ -63,7 +63,7 @@ impl Session {
                 line = lines.recv() => return line,
                 Some(event) = events.next() => {
                     if !matches!(event.event, Event::StatusReport { .. } | Event::GuestProgress { .. }) {
-                        self.output.note(&format!("\r{}", show::event(&event, |event| self.name_of(event))));
+                        self.output.note(&format!("\r{}", show::event(&event)));
                         prompt();
                     }
                 }

@@ -132,9 +132,10 @@ fn free(available: u64, total: u64) -> String {
     format!("{} free of {}", show_size(available), show_size(total))
 }
 
-/// An event in one line; guests by name where `name_of` knows it.
-pub(crate) fn event(recorded: &Recorded, name_of: impl Fn(&Event) -> Option<String>) -> String {
-    let guest = || name_of(&recorded.event).unwrap_or_else(|| recorded.event.guest().map_or_else(String::new, |id| id.to_string()));
+/// An event in one line; guests by name where that is known.
+pub(crate) fn event(recorded: &Recorded) -> String {
+    let id = || recorded.event.guest().map_or_else(String::new, |id| id.to_string());
+    let guest = || recorded.name.clone().unwrap_or_else(id);
     let what = match &recorded.event {
         Event::CellConnected { address, .. } => format!("connected from {address}"),
         Event::CellSwallowed { address, .. } => format!("a second connection from {address} under this name is not served"),

@@ -34,7 +34,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
     match UNITS.into_iter().find(|(_, shift)| bytes >> shift > 0) {
         None => format!("{bytes} B"),
         Some((unit, shift)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             match tenths % 10 {
                 0 => format!("{} {unit}", tenths / 10),
                 rest => format!("{}.{rest} {unit}", tenths / 10),

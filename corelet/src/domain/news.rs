@@ -7,7 +7,7 @@ use cell::proto::message::{Key, Message, MessageId};
 
 use super::Domain;
 use crate::answers::{number, text, AnswerError, StatusReport};
-use crate::events::Event;
+use crate::events::{Event, Recorded};
 use crate::guest::Guest;
 
 /// Why the real Core would ignore it.
@@ -29,11 +29,17 @@ impl Domain {
     /// Takes a message without a session.
     pub(super) fn news(&mut self, now: Duration, cell: String, message: Message) {
         let id = message.id;
+        let name = self.name_of_guest(&cell, &message); // before the news takes it out of the books
         let event = match self.interpret(&cell, message) {
             Ok(event) => event,
             Err(flaw) => Event::Ignored { cell, id: Some(id), reason: flaw.to_string() },
         };
-        self.tell(now, event);
+        self.log.push(Recorded { at: now, name, event });
+    }
+
+    fn name_of_guest(&self, cell: &str, message: &Message) -> Option<String> {
+        let id = message.string_params.get(&Key::Instance).or_else(|| message.string_params.get(&Key::Guest))?;
+        self.cells.get(cell)?.guests.get(&id.parse().ok()?).map(|guest| guest.name.clone())
     }
 
     fn interpret(&mut self, cell: &str, message: Message) -> Result<Event, Flaw> {

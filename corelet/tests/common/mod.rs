@@ -14,15 +14,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Longer than anything in these tests takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 enum Order {
-    Send(Message),
+    Send(Box<Message>),
     Close,
 }
 
 /// A connected Cell.
-pub struct FakeCell {
+pub(crate) struct FakeCell {
     orders: mpsc::UnboundedSender<Order>,
     received: Arc<Mutex<Vec<Message>>>,
     task: JoinHandle<()>,
@@ -30,7 +30,7 @@ pub struct FakeCell {
 
 impl FakeCell {
     /// Connects to a Core under this name; `answer` gives what the Cell sends upon each message.
-    pub async fn connect(core: SocketAddrV4, name: &str, answer: impl FnMut(&Message) -> Vec<Message> + Send + 'static) -> Self {
+    pub(crate) async fn connect(core: SocketAddrV4, name: &str, answer: impl FnMut(&Message) -> Vec<Message> + Send + 'static) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket.connect(core).await.unwrap();
         let config = PeerConfig { role: Role::Cell, name: name.into(), timing: Timing::CELL };
@@ -43,23 +43,23 @@ impl FakeCell {
     }
 
     /// Sends a message.
-    pub fn send(&self, message: Message) {
-        self.orders.send(Order::Send(message)).unwrap();
+    pub(crate) fn send(&self, message: Message) {
+        self.orders.send(Order::Send(Box::new(message))).unwrap();
     }
 
     /// Every message that came so far.
-    pub fn received(&self) -> Vec<Message> {
+    pub(crate) fn received(&self) -> Vec<Message> {
         self.received.lock().unwrap().clone()
     }
 
     /// Says "closed" and ends.
-    pub async fn leave(self) {
+    pub(crate) async fn leave(self) {
         self.orders.send(Order::Close).unwrap();
         self.task.await.unwrap();
     }
 
     /// Ends without a word.
-    pub fn kill(self) {
+    pub(crate) fn kill(self) {
         self.task.abort();
     }
 }
@@ -108,7 +108,7 @@ async fn run(
 }
 
 /// A Core on loopback without discovery.
-pub async fn core_with(change: impl FnOnce(&mut CoreConfig)) -> Core {
+pub(crate) async fn core_with(change: impl FnOnce(&mut CoreConfig)) -> Core {
     let mut config = CoreConfig::new(Ipv4Addr::LOCALHOST);
     config.discovery = false;
     config.ports = 0..=0;
@@ -117,17 +117,17 @@ pub async fn core_with(change: impl FnOnce(&mut CoreConfig)) -> Core {
 }
 
 /// The answer of a Cell without guests to its pool.
-pub fn empty_ready(request: &Message) -> Message {
+pub(crate) fn empty_ready(request: &Message) -> Message {
     Message::new(MessageId::COMPUTE_CELL_READY_EVENT).succeeded().from_session(2).to_session(request.from).uint(Key::Count, 0)
 }
 
 /// A successful answer without data.
-pub fn success(request: &Message) -> Message {
+pub(crate) fn success(request: &Message) -> Message {
     Message::new(request.id.response()).succeeded().from_session(3).to_session(request.from)
 }
 
 /// Answers the pool and leaves everything else to `others`.
-pub fn joining(mut others: impl FnMut(&Message) -> Vec<Message>) -> impl FnMut(&Message) -> Vec<Message> {
+pub(crate) fn joining(mut others: impl FnMut(&Message) -> Vec<Message>) -> impl FnMut(&Message) -> Vec<Message> {
     move |message| match message.id {
         MessageId::COMPUTE_POOL_READY_EVENT => vec![empty_ready(message)],
         _ => others(message),

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use serde_json::{json, Map, Value};
 
-use super::{hostname, user_data, yaml, DocumentError, PoolNetwork};
+use super::{hostname, user_data, yaml, DocumentError};
+use crate::host::PoolNetwork;
 use crate::model::{AddressMode, GuestConfig};
 
 /// Name of the interface of a guest that is addressed by cloud-init.

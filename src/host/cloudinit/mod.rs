@@ -13,8 +13,6 @@ pub mod server;
 mod user_data;
 mod yaml;
 
-use std::net::Ipv4Addr;
-
 use crate::model::GuestConfig;
 
 pub use user_data::is_account;
@@ -23,15 +21,6 @@ pub use user_data::is_account;
 pub const PORT: u16 = 25469;
 /// Where data disks are mounted unless the user says otherwise (contract §6.2).
 pub const DATA_PATH: &str = "/opt/data";
-
-/// What the address pool gives to every guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolNetwork {
-    /// Router.
-    pub gateway: Option<Ipv4Addr>,
-    /// DNS servers.
-    pub dns: Vec<Ipv4Addr>,
-}
 
 /// A document can't be made for this guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

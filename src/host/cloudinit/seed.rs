@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::documents::{identity, network_config};
 use super::iso::{self, File};
-use super::{yaml, PoolNetwork, PORT};
+use super::{yaml, PORT};
+use crate::host::PoolNetwork;
 use crate::model::{GuestConfig, GuestId};
 
 /// Volume id by which cloud-init knows a seed.

@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -7,6 +8,7 @@ use proptest::prelude::*;
 use super::documents::{meta_data, network_config, user_data};
 use super::iso::{image, File};
 use super::*;
+use crate::host::PoolNetwork;
 use crate::model::{AddressMode, GuestConfig, Secret};
 
 const ID: &str = "0b5a7c7e-6f5d-4d6a-9f43-0c6a5c1d2e3f";

@@ -1,12 +1,9 @@
-//! A connection to libvirtd, and the place that keeps one open for others to use.
+//! A connection to libvirtd.
 //!
-//! Contract: opening and closing block, so both happen on threads for blocking work only. A broken connection is never used again; the
-//! next user opens another.
+//! Contract: opening and closing block, so both happen on threads for blocking work only.
 
 use std::ops::Deref;
-use std::sync::Arc;
 
-use parking_lot::Mutex;
 use virt::connect::Connect;
 
 use crate::host::{ErrorKind, HostError, Result};
@@ -57,30 +54,5 @@ impl Drop for Connection {
         if let Err(error) = self.0.close() {
             tracing::debug!("closing a libvirt connection: {}", error.message());
         }
-    }
-}
-
-/// A connection that is opened at its first use and again after it broke.
-pub(super) struct Link {
-    uri: Arc<str>,
-    open: Mutex<Option<Arc<Connection>>>,
-}
-
-impl Link {
-    /// A link that is not open yet.
-    pub(super) fn new(uri: Arc<str>) -> Self {
-        Self { uri, open: Mutex::new(None) }
-    }
-
-    /// The connection; blocks while it is being opened.
-    pub(super) fn connection(&self) -> Result<Arc<Connection>> {
-        let mut open = self.open.lock();
-        if let Some(connection) = open.as_ref().filter(|connection| connection.works()) {
-            return Ok(connection.clone());
-        }
-        *open = None;
-        let connection = Arc::new(Connection::open(&self.uri)?);
-        *open = Some(connection.clone());
-        Ok(connection)
     }
 }

@@ -1,6 +1,7 @@
 //! [`Hypervisor`] on libvirt: domains and their filters.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{domain, filter, sample, watcher, Libvirt, Shared};
+use super::{domain, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -73,7 +74,13 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, id: GuestId) -> Result<Change> {
         let what = format!("force guest {id} to stop");
-        self.lanes.run(Lane::Kill, Effect::Changes, what.clone(), move |connection| destroy(connection, id, &what)).await
+        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, what.clone(), move |connection| destroy(connection, id, &what)));
+        if let Ok(ended) = tokio::time::timeout(qemu::GRACE, ending.as_mut()).await {
+            return ended;
+        }
+        // It does not matter whether this ends before the call does: what counts is what libvirt says.
+        let _ = tokio::task::spawn_blocking(move || qemu::kill_process(id)).await;
+        ending.await
     }
 
     async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change> {
@@ -197,6 +204,10 @@ fn filter_xml(connection: &Connection, id: GuestId) -> std::result::Result<Optio
 
 /// Filter first, because a domain that starts needs it; when the domain is refused, the filter is put back as it was.
 fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &str) -> Result<()> {
+    // Made here already: libvirt refuses to start a domain without it, also when others start it or the host does.
+    if let Some(directory) = &shared.guest_log_dir {
+        make_log_dir(directory)?;
+    }
     let log = shared.console_log(guest.id);
     let document = domain::build(guest, &shared.machine(connection)?, log.as_deref())?;
     let rules = filter::build(guest.id, guest.security.as_ref())?;
@@ -316,7 +327,8 @@ fn destroy(connection: &Connection, id: GuestId, what: &str) -> Result<Change> {
     }
     match domain.destroy() {
         Ok(()) => Ok(Change::Changed),
-        Err(_) if connection.works() && !domain.is_active().unwrap_or(true) => Ok(Change::Unchanged),
+        // It ended while libvirt was at it: by itself, or killed after the grace.
+        Err(_) if connection.works() && !domain.is_active().unwrap_or(true) => Ok(Change::Changed),
         Err(error) => Err(failed(what, &error)),
     }
 }

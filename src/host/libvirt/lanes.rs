@@ -1,36 +1,42 @@
 //! Where blocking calls run: lanes of connections, each call with a deadline.
 //!
-//! Contract: libvirtd works on at most five requests of one connection at a time, and a call that touches the monitor of a hanging QEMU never
-//! comes back. So calls are kept apart:
+//! Contract: a connection serves one call at a time. libvirtd would take five, but a thread that waits for the answer of a hanging QEMU keeps
+//! the others of its connection waiting (libvirt 9 loses their wake-up until the next sign of life), and a call that touches the monitor of
+//! a hanging QEMU never comes back. So calls are kept apart:
 //!
-//! - *quick* ones, which never touch a monitor, share one connection;
-//! - *guest* ones (start, shut down, reset) and *samples* share up to [`GUEST_LINKS`] connections with [`CALLS_PER_LINK`] calls each, opened as
-//!   they are needed; samples may take half of the places, so that they never keep a guest from being started;
-//! - *kill* has a connection of its own and waits for nobody, because it is what ends a hanging guest.
+//! - *quick* ones never touch a monitor;
+//! - *guest* ones (start, shut down, reset) and *samples* may; samples get [`SAMPLES`] of their places, so that they never keep a guest from
+//!   being started;
+//! - *kill* waits for nobody, because it is what ends a hanging guest.
 //!
-//! All bounds together stay below the 20 workers that libvirtd has for everybody. A call past its deadline is reported as
-//! [`ErrorKind::Unknown`]; its thread and its guest's turn stay taken until it comes back.
+//! Connections are opened when they are needed, kept for the next call, and closed when more of them are idle than are usual. All bounds together
+//! stay below the 20 workers that libvirtd has for everybody. A call past its deadline is reported as [`ErrorKind::Unknown`]; its thread, its
+//! connection and its guest's turn stay taken until it comes back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout_at, Instant};
 
 use crate::host::{ErrorKind, HostError, Result};
 use crate::model::GuestId;
 
-use super::connection::{Connection, Link};
+use super::connection::Connection;
 use super::turns::Turns;
 
-/// One less than what libvirtd works on at a time for one connection, so that signs of life get through.
-const CALLS_PER_LINK: usize = 4;
+/// Calls at a time that never touch a monitor, and connections kept for them: as many creations run side by side.
+const QUICK: (usize, usize) = (4, 4);
 
-/// Connections for calls that may touch a monitor.
-const GUEST_LINKS: usize = 3;
+/// Calls at a time that may touch a monitor.
+const GUEST: (usize, usize) = (12, 2);
 
-/// How many of those calls may be samples.
-const SAMPLES: usize = GUEST_LINKS * CALLS_PER_LINK / 2;
+/// How many of those may be samples.
+const SAMPLES: usize = 8;
+
+/// Guests that are ended at the same time.
+const KILL: (usize, usize) = (4, 0);
 
 /// Which calls a call must not be held up by, and whose turn it takes.
 #[derive(Clone, Copy, Debug)]
@@ -67,37 +73,44 @@ pub(super) enum Effect {
 
 /// All lanes to one libvirtd.
 pub(super) struct Lanes {
-    quick: Road,
-    guest: Road,
-    kill: Road,
+    quick: Arc<Road>,
+    guest: Arc<Road>,
+    kill: Arc<Road>,
     samples: Arc<Semaphore>,
     turns: Arc<Turns>,
     timeout: Duration,
     kill_timeout: Duration,
 }
 
-/// Connections that share their calls.
+/// Connections of one lane.
 struct Road {
-    links: Vec<(Arc<Link>, Arc<Semaphore>)>,
+    uri: Arc<str>,
     places: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+    keep: usize,
 }
 
-/// What a call holds until it came back.
-type Held = Vec<OwnedSemaphorePermit>;
-
 impl Road {
-    fn new(uri: &Arc<str>, links: usize) -> Self {
-        let link = |_| (Arc::new(Link::new(uri.clone())), Arc::new(Semaphore::new(CALLS_PER_LINK)));
-        Self { links: (0..links).map(link).collect(), places: Arc::new(Semaphore::new(links * CALLS_PER_LINK)) }
+    fn new(uri: &Arc<str>, (places, keep): (usize, usize)) -> Arc<Self> {
+        Arc::new(Self { uri: uri.clone(), places: Arc::new(Semaphore::new(places)), idle: Mutex::default(), keep })
     }
 
-    /// Waits for a place on the first connection that has one.
-    async fn enter(&self, held: &mut Held) -> Option<Arc<Link>> {
-        held.push(self.places.clone().acquire_owned().await.ok()?);
-        let (link, place) = self.links.iter().find_map(|(link, places)| Some((link, places.clone().try_acquire_owned().ok()?)))?;
-        // The place on the link is given back first, so that whoever is let in finds one.
-        held.insert(0, place);
-        Some(link.clone())
+    /// Lends a connection to `work`. Blocks.
+    fn lend<T>(&self, work: impl FnOnce(&Connection) -> Result<T>, effect: Effect) -> Result<T> {
+        let idle = self.idle.lock().pop();
+        let connection = match idle.filter(Connection::works) {
+            Some(connection) => connection,
+            None => Connection::open(&self.uri)?,
+        };
+        let result = work(&connection);
+        if !connection.works() {
+            return result.map_err(|error| broken_off(error, effect));
+        }
+        let mut idle = self.idle.lock();
+        if idle.len() < self.keep {
+            idle.push(connection);
+        }
+        result
     }
 }
 
@@ -105,9 +118,9 @@ impl Lanes {
     /// Lanes that open their connections when they are first used.
     pub(super) fn new(uri: &Arc<str>, timeout: Duration, kill_timeout: Duration) -> Self {
         Self {
-            quick: Road::new(uri, 1),
-            guest: Road::new(uri, GUEST_LINKS),
-            kill: Road::new(uri, 1),
+            quick: Road::new(uri, QUICK),
+            guest: Road::new(uri, GUEST),
+            kill: Road::new(uri, KILL),
             samples: Arc::new(Semaphore::new(SAMPLES)),
             turns: Arc::default(),
             timeout,
@@ -126,12 +139,12 @@ impl Lanes {
             Some(id) => Some(self.turns.take(id, &what, deadline).await?),
             None => None,
         };
-        let (link, held) = self.enter(lane, &what, deadline).await?;
+        let held = self.enter(lane, &what, deadline).await?;
+        let road = self.road(lane).clone();
         let call = tokio::task::spawn_blocking(move || {
             // Moved in here: they are free when the call is back, not when its caller gave up.
             let _held = (held, turn);
-            let connection = link.connection()?;
-            work(&connection).map_err(|error| broken_off(error, &connection, effect))
+            road.lend(work, effect)
         });
         match timeout_at(deadline, call).await {
             Ok(Ok(result)) => result,
@@ -140,24 +153,26 @@ impl Lanes {
         }
     }
 
-    async fn enter(&self, lane: Lane, what: &str, deadline: Instant) -> Result<(Arc<Link>, Held)> {
-        let mut held = Held::new();
-        let entered = timeout_at(deadline, async {
-            if matches!(lane, Lane::Sample(_)) {
-                held.push(self.samples.clone().acquire_owned().await.ok()?);
-            }
-            self.road(lane).enter(&mut held).await
-        });
-        match entered.await {
-            Ok(Some(link)) => Ok((link, held)),
-            _ => Err(HostError::new(
-                ErrorKind::Unavailable,
-                format!("{what}: too many calls to libvirt are under way and none has come back"),
-            )),
+    /// Waits for a place.
+    async fn enter(&self, lane: Lane, what: &str, deadline: Instant) -> Result<Vec<OwnedSemaphorePermit>> {
+        let mut gates = vec![&self.road(lane).places];
+        if matches!(lane, Lane::Sample(_)) {
+            gates.insert(0, &self.samples);
         }
+        let mut held = Vec::with_capacity(gates.len());
+        for gate in gates {
+            let Ok(Ok(permit)) = timeout_at(deadline, gate.clone().acquire_owned()).await else {
+                return Err(HostError::new(
+                    ErrorKind::Unavailable,
+                    format!("{what}: too many calls to libvirt are under way and none has come back"),
+                ));
+            };
+            held.push(permit);
+        }
+        Ok(held)
     }
 
-    fn road(&self, lane: Lane) -> &Road {
+    fn road(&self, lane: Lane) -> &Arc<Road> {
         match lane {
             Lane::Quick | Lane::Definition(_) => &self.quick,
             Lane::Guest(_) | Lane::Sample(_) => &self.guest,
@@ -167,10 +182,7 @@ impl Lanes {
 }
 
 /// An error of a call whose connection broke says nothing about what libvirtd did.
-fn broken_off(error: HostError, connection: &Connection, effect: Effect) -> HostError {
-    if connection.works() {
-        return error;
-    }
+fn broken_off(error: HostError, effect: Effect) -> HostError {
     let (kind, why) = match effect {
         Effect::Reads => (ErrorKind::Unavailable, "the connection to libvirt broke"),
         Effect::Changes => (ErrorKind::Unknown, "the connection to libvirt broke; it may have happened"),

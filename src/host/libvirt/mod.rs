@@ -17,6 +17,7 @@ mod filter;
 mod hypervisor;
 mod lanes;
 mod pool;
+mod qemu;
 mod refresher;
 mod sample;
 mod storage;
@@ -69,7 +70,7 @@ pub struct LibvirtConfig {
     pub guest_log_dir: Option<PathBuf>,
     /// How long a call may take before its outcome is reported as unknown. Below the engine's own deadline (10 s), so that it has an answer.
     pub call_timeout: Duration,
-    /// The same for ending a QEMU process: libvirt gives it 10 s to end by itself before it kills it.
+    /// The same for ending a QEMU process, which libvirt gives 10 s to end by itself.
     pub kill_timeout: Duration,
 }
 

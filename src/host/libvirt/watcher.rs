@@ -4,10 +4,12 @@
 //! [`BACK_OFF`] and lists everything anew. Events that arrive while the list is made are told after it: the last one about a domain is then
 //! never older than the list, so the receiver always ends up with the truth.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use virt::sys;
 
 use crate::host::{DomainStatus, ErrorKind, HostError, HostEvent, Result};
@@ -20,6 +22,10 @@ use super::Shared;
 
 /// Pause between two attempts to reconnect.
 const BACK_OFF: Duration = Duration::from_millis(250);
+
+/// A libvirtd that has just started lists guests as running whose QEMU processes it has yet to look for, and tells no event when it
+/// finds one gone (seen with 9.0). So it is asked again this long after connecting.
+const SECOND_LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// The receiver of the events is gone: there is nobody left to watch for.
 struct NobodyListens;
@@ -65,27 +71,62 @@ impl Watcher {
 
 /// Tells what one connection says, until it breaks.
 async fn tell(out: &mpsc::Sender<HostEvent>, session: Session) -> std::result::Result<(), NobodyListens> {
-    let (mut subscription, domains) = session;
+    let (connected, (mut subscription, domains)) = (Instant::now(), session);
+    let mut told = powers(&domains);
     out.send(HostEvent::Connected(domains)).await.map_err(|_| NobodyListens)?;
+    let mut looks = SECOND_LOOKS.into_iter().map(|after| connected + after);
+    let mut look = looks.next();
     let broken = loop {
-        let event = match subscription.next().await {
+        let notice = match look {
+            None => subscription.next().await,
+            Some(time) => tokio::select! {
+                notice = subscription.next() => notice,
+                () = tokio::time::sleep_until(time) => {
+                    look = looks.next();
+                    let (listed, back) = list_again(subscription).await;
+                    subscription = back;
+                    let Ok(domains) = listed else { break subscription };
+                    for (id, power) in powers(&domains) {
+                        if told.insert(id, power).is_some_and(|before| before != power) {
+                            out.send(HostEvent::Power { id, power }).await.map_err(|_| NobodyListens)?;
+                        }
+                    }
+                    continue;
+                }
+            },
+        };
+        let event = match notice {
             Some(Notice::Closed) => break subscription,
             Some(Notice::Lifecycle(id, what)) => event(id, what),
             None => {
                 tracing::warn!("libvirt's events came faster than they were used; listing all domains anew");
-                let (listed, back) = blocking(move || (list(subscription.connection()), subscription)).await;
+                let (listed, back) = list_again(subscription).await;
                 subscription = back;
                 match listed {
-                    Ok(domains) => HostEvent::Connected(domains),
+                    Ok(domains) => {
+                        told = powers(&domains);
+                        HostEvent::Connected(domains)
+                    }
                     Err(_) => break subscription,
                 }
             }
         };
+        if let HostEvent::Power { id, power } = &event {
+            told.insert(*id, *power);
+        }
         out.send(event).await.map_err(|_| NobodyListens)?;
     };
     // Closing waits for libvirtd's answer when there still is one.
     blocking(move || drop(broken)).await;
     Ok(())
+}
+
+fn powers(domains: &[DomainStatus]) -> HashMap<GuestId, PowerState> {
+    domains.iter().map(|domain| (domain.id, domain.power)).collect()
+}
+
+async fn list_again(subscription: Subscription) -> (Result<Vec<DomainStatus>>, Subscription) {
+    blocking(move || (list(subscription.connection()), subscription)).await
 }
 
 fn event(id: GuestId, what: Lifecycle) -> HostEvent {

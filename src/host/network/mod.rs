@@ -40,7 +40,7 @@ impl Network for HostNetwork {
             if let Some(found) = found.as_link_addr() {
                 link = u32::try_from(found.ifindex()).ok().zip(found.addr());
             } else if let (None, Some(found)) = (address, found.as_sockaddr_in()) {
-                address = Some(Ipv4Addr::from(found.ip()));
+                address = Some(found.ip());
             }
         }
         let (index, mac) = link.ok_or_else(|| missing(name))?;

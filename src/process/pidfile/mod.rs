@@ -56,17 +56,21 @@ pub enum PidfileError {
 pub struct InstanceLock {
     path: PathBuf,
     pid_file: Flock<File>,
-    _data_dir: Flock<File>,
+    _data_dir: Option<Flock<File>>,
 }
 
 impl InstanceLock {
-    /// Takes the home, whose directories exist. What a dead service left in the file is erased.
+    /// Takes the home. What a dead service left in the file is erased.
     pub fn acquire(home: &Home) -> Result<Self, PidfileError> {
         let path = home.pid_file();
-        let data_path = home.data_dir();
-        let data_dir = File::open(&data_path).map_err(|error| PidfileError::Io(data_path.clone(), error))?;
         let deadline = Instant::now() + PATIENCE;
-        let data_dir = lock_patiently(data_dir, &data_path, deadline, || read_pid(&path))?;
+        let data_path = home.data_dir();
+        let data_dir = match File::open(&data_path) {
+            Ok(dir) => Some(lock_patiently(dir, &data_path, deadline, || read_pid(&path))?),
+            // A home in which no service has ever started: there is nothing to protect.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(PidfileError::Io(data_path, error)),
+        };
         loop {
             let file = open_for_lock(&path).map_err(|error| PidfileError::Io(path.clone(), error))?;
             let pid_file = lock_patiently(file, &path, deadline, || read_pid(&path))?;
@@ -112,14 +116,18 @@ pub fn probe(home: &Home) -> Result<State, PidfileError> {
     Ok(State::Stopped { stale: pid.filter(|_| path.exists()) })
 }
 
-/// True when the process has the home's pidfile open: the number in the file is not a leftover of the instant before its owner writes its own.
-pub fn is_owner(home: &Home, pid: i32) -> bool {
-    let Ok(ours) = home.pid_file().metadata() else { return false };
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors
+/// Whether the process has the home's pidfile open: then the number in the file is not a leftover of the instant before its owner writes its own.
+/// An error says that this user may not look into that process.
+pub fn is_owner(home: &Home, pid: i32) -> io::Result<bool> {
+    let descriptors = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    let ours = home.pid_file().metadata()?;
+    Ok(descriptors
         .flatten()
         .filter_map(|entry| std::fs::metadata(entry.path()).ok())
-        .any(|open| open.dev() == ours.dev() && open.ino() == ours.ino())
+        .any(|open| open.dev() == ours.dev() && open.ino() == ours.ino()))
 }
 
 /// Removes what a dead service left behind; true when there was something. Does nothing while a service lives.

@@ -25,7 +25,7 @@ fn the_owner_is_seen_with_its_pid_and_gone_when_dropped() {
     assert_eq!(probe(&home).unwrap(), State::Running { pid: None }, "not published yet");
     lock.publish().unwrap();
     assert_eq!(probe(&home).unwrap(), State::Running { pid: Some(own_pid()) });
-    assert!(is_owner(&home, own_pid()));
+    assert!(is_owner(&home, own_pid()).unwrap());
     drop(lock);
     assert_eq!(probe(&home).unwrap(), State::Stopped { stale: None });
     assert!(!home.pid_file().exists());
@@ -49,7 +49,7 @@ fn the_pid_of_a_living_stranger_in_an_unlocked_file_is_stale() {
     // Our own pid is certainly alive, and nobody holds the lock: a recycled pid.
     std::fs::write(home.pid_file(), own_pid().to_string()).unwrap();
     assert_eq!(probe(&home).unwrap(), State::Stopped { stale: Some(own_pid()) });
-    assert!(!is_owner(&home, own_pid()));
+    assert!(!is_owner(&home, own_pid()).unwrap());
     let lock = InstanceLock::acquire(&home).unwrap();
     assert_eq!(probe(&home).unwrap(), State::Running { pid: None }, "the stale number is erased before anything else");
     drop(lock);
@@ -95,6 +95,16 @@ fn stale_files_are_cleaned_and_living_ones_are_not() {
     let _lock = InstanceLock::acquire(&home).unwrap();
     assert!(!clean_stale(&home).unwrap());
     assert!(home.pid_file().exists());
+}
+
+#[test]
+fn a_stale_file_is_cleaned_where_no_data_ever_was() {
+    let scratch = tempfile::tempdir().unwrap();
+    let home = Home::at(scratch.path()).unwrap();
+    std::fs::write(home.pid_file(), "4711").unwrap();
+    assert_eq!(probe(&home).unwrap(), State::Stopped { stale: Some(4711) });
+    assert!(clean_stale(&home).unwrap());
+    assert!(!home.pid_file().exists() && !home.data_dir().exists());
 }
 
 #[test]

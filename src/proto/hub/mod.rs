@@ -5,6 +5,9 @@
 //! second connection gets its handshake and nothing else, its keep-alives count for the first, its "closed" removes the first.
 //! Without it the newer connection replaces the older.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -159,6 +162,11 @@ impl Hub {
         for entry in self.entries.values_mut() {
             entry.peer.close(now, Timing::FLUSH);
         }
+    }
+
+    /// Whether messages to the node of this name are taken.
+    pub fn is_open(&self, name: &str) -> bool {
+        self.names.get(name).and_then(|remote| self.entries.get(remote)).is_some_and(|entry| entry.peer.is_open())
     }
 
     /// True when no connection is left.

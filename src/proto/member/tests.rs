@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::world::{ms, s, World, CORE, DOMAIN};
 use super::{Action, LinkStatus, MemberEvent, Membership, MembershipConfig, SendError};
 use crate::proto::discovery::{encode_echo, encode_ping};
@@ -361,4 +363,107 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
         membership.handle_timeout(now);
     }
     assert!((10..60).contains(&attempts), "{attempts} attempts in 20 s");
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Pass(u16),
+    Ask(u8),
+    Loss(u8),
+    KillCore,
+    StartCore(bool),
+    StopCore,
+    RestartCell(bool),
+    HostUp(bool),
+    Garbage(Vec<u8>),
+    Echo(Vec<u8>),
+    Replay(u16),
+    Refuse,
+    Event,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (0u16..9000).prop_map(Op::Pass),
+        4 => (1u8..40).prop_map(Op::Ask),
+        2 => prop_oneof![Just(0u8), 0u8..60, Just(100u8)].prop_map(Op::Loss),
+        1 => Just(Op::KillCore),
+        3 => any::<bool>().prop_map(Op::StartCore),
+        1 => Just(Op::StopCore),
+        1 => any::<bool>().prop_map(Op::RestartCell),
+        1 => any::<bool>().prop_map(Op::HostUp),
+        2 => proptest::collection::vec(any::<u8>(), 0..100).prop_map(Op::Garbage),
+        1 => proptest::collection::vec(any::<u8>(), 0..100).prop_map(Op::Echo),
+        2 => any::<u16>().prop_map(Op::Replay),
+        1 => Just(Op::Refuse),
+        2 => Just(Op::Event),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever happened: once there is a Core and a network, the Cell serves it, and it can leave.
+    #[test]
+    fn any_history_ends_in_recovery(seed in any::<u64>(), fixed in any::<bool>(), ops in proptest::collection::vec(op(), 0..50)) {
+        let mut world = World::new(seed);
+        world.records = true;
+        world.start_core(CORE);
+        let core_address = fixed.then_some(CORE);
+        let config = MembershipConfig { core_address, ..world.config() };
+        world.start_cell_with(config);
+        for op in ops {
+            let now = world.now;
+            match op {
+                Op::Pass(millis) => world.pass(ms(millis.into())),
+                Op::Ask(count) if world.loss < 60 && world.is_served(0) && world.core_knows(0) => {
+                    world.ask(count.into(), s(2));
+                }
+                Op::Loss(loss) => world.loss = loss,
+                Op::KillCore => world.core = None,
+                Op::StartCore(same) if world.core.is_none() => {
+                    let port = if same || fixed { CORE.port() } else { 5601 };
+                    world.start_core(SocketAddrV4::new(*CORE.ip(), port));
+                }
+                Op::StopCore => {
+                    if let Some(core) = &mut world.core {
+                        core.hub.close(now);
+                    }
+                }
+                Op::RestartCell(unclean) if !fixed => world.restart_cell(unclean),
+                Op::HostUp(up) => world.core_host_is_up = up,
+                Op::Garbage(bytes) => {
+                    if let Some((local, core)) = world.cells[0].socket {
+                        world.inject(core, local, bytes.clone());
+                        world.inject(local, core, bytes);
+                    }
+                }
+                Op::Echo(bytes) => world.inject_echo(bytes),
+                Op::Replay(place) => {
+                    if let Some((from, to, datagram)) = world.recorded.get(usize::from(place)).cloned() {
+                        world.inject(from, to, datagram);
+                    }
+                }
+                Op::Refuse => world.cells[0].membership.socket_refused(now),
+                Op::Event => {
+                    let _ = world.cells[0].membership.send(None, &Message::new(MessageId::GUEST_STOPPED_EVENT));
+                }
+                Op::Ask(_) | Op::StartCore(_) | Op::RestartCell(_) => {}
+            }
+            world.pass(ms(1));
+            prop_assert!(world.cells[0].membership.actions.is_empty(), "the driver carries all out");
+            prop_assert!(world.cells[0].membership.distrusted.len() <= super::MAX_DISTRUSTED);
+        }
+        (world.loss, world.core_host_is_up) = (0, true);
+        if world.core.is_none() {
+            world.start_core(CORE);
+        }
+        world.until(s(20), is_served);
+        world.pass(s(20));
+        prop_assert!(is_served(&world));
+        prop_assert_eq!(world.ask(20, s(10)), 20);
+        let now = world.now;
+        world.cells[0].membership.leave(now);
+        prop_assert!(world.until(s(4), |world| world.cells[0].membership.is_finished()) <= s(3));
+    }
 }

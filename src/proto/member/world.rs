@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use super::{Action, LinkStatus, MemberEvent, Membership, MembershipConfig};
+use super::{Action, LinkStatus, MemberEvent, Membership, MembershipConfig, SendError};
 use crate::proto::discovery;
 use crate::proto::hub::{Hub, HubConfig, HubEvent};
 use crate::proto::message::{Key, Message, MessageId};
@@ -106,6 +106,9 @@ impl Core {
     }
 }
 
+/// Gives the echo to a ping.
+type Stranger = fn(&[u8]) -> Vec<u8>;
+
 pub(super) struct World {
     pub(super) now: Duration,
     rng: fastrand::Rng,
@@ -120,7 +123,7 @@ pub(super) struct World {
     /// The Core's host answers for closed ports; one that is off does not.
     pub(super) core_host_is_up: bool,
     /// What a stranger sends when it hears a ping.
-    pub(super) stranger: Option<fn(&[u8]) -> Vec<u8>>,
+    pub(super) stranger: Option<Stranger>,
     /// Every datagram that a Core sent to a Cell, for replays.
     pub(super) recorded: Vec<(SocketAddrV4, SocketAddrV4, Vec<u8>)>,
     pub(super) records: bool,
@@ -216,6 +219,11 @@ impl World {
             _ => None,
         });
         cell.is_joined() && registered.flatten() == Some(local)
+    }
+
+    /// Whether the Core could send to this Cell now.
+    pub(super) fn core_knows(&self, cell: usize) -> bool {
+        self.core.as_ref().is_some_and(|core| core.hub.is_open(&self.cells[cell].name))
     }
 
     /// Runs until the condition holds and tells how long that took; panics past the limit.
@@ -405,6 +413,9 @@ fn answer(membership: &mut Membership, event: &MemberEvent) {
     };
     if id.is_request() {
         let reply = Message::new(id.response()).to_session(session).succeeded();
-        membership.send(Some(link), &reply).expect("the request's own connection takes the answer");
+        match membership.send(Some(link), &reply) {
+            Ok(()) | Err(SendError::Stale { .. }) => {} // the request came in one datagram with the farewell
+            Err(error) => panic!("the request's own connection takes the answer: {error:?}"),
+        }
     }
 }

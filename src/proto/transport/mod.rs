@@ -117,10 +117,12 @@ impl Transport {
         if let Some(payload) = packet.payload() {
             self.kcp.receive(now, payload, true).map_err(TransportError::Segment)?;
         }
+        let mut result = Ok(());
         for payload in self.fec_in.receive(&packet) {
-            self.kcp.receive(now, payload, false).map_err(TransportError::Recovered)?;
+            let taken = self.kcp.receive(now, payload, false).map_err(TransportError::Recovered);
+            result = result.and(taken);
         }
-        Ok(())
+        result
     }
 
     /// Queues a message; it leaves with the next [`Transport::poll_transmit`] if the windows allow. Either all of it is queued or nothing.

@@ -13,8 +13,8 @@ use tokio::time::{interval, Instant, MissedTickBehavior};
 
 use super::sources::{choose, from_agent, from_neighbours, LIST_INTERFACES};
 use super::{assigned, observed};
-use crate::host::network::dhcp::{parse_mac, Mac};
 use crate::host::{ErrorKind, Neighbour};
+use crate::model::address::{parse_mac, Mac};
 use crate::model::{Guest, GuestId, PowerState};
 use crate::txn::Node;
 

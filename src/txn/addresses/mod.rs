@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::host::cloudinit::server::{Instance, Instances};
-use crate::host::cloudinit::{hostname, PoolNetwork};
-use crate::host::network::dhcp::{parse_mac, Assignment, Assignments, Mac, News};
+use crate::host::cloudinit::hostname;
+use crate::host::{Assignment, Assignments, Instance, Instances, News, PoolNetwork};
+use crate::model::address::{parse_mac, Mac};
 use crate::model::{AddressMode, Guest, GuestId, NetworkBook, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use serde::Deserialize;
 
-use crate::host::network::dhcp::{parse_mac, Mac};
 use crate::host::Neighbour;
+use crate::model::address::{parse_mac, Mac};
 
 /// The agent's command for its interfaces.
 pub(super) const LIST_INTERFACES: &str = r#"{"execute":"guest-network-get-interfaces"}"#;

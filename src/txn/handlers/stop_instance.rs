@@ -2,12 +2,16 @@
 //! stopped is told when libvirt says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::lifecycle::{self, Operation};
 use crate::model::{GuestId, PowerState};
 use crate::proto::message::Key;
 use crate::txn::node::jobs::Job;
 use crate::txn::{Context, Failure};
+
+/// How long before the deadline a power off that still goes on is answered.
+const MARGIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
@@ -44,10 +48,23 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     answered
 }
 
+/// Ends the guest's process. A process that hangs takes its time to end; the Core is answered before its patience does, and told by the
+/// event when it has ended.
 async fn power_off(context: &Context, id: GuestId) -> Result<(), Failure> {
     let node = &context.node;
-    node.host.hypervisor.destroy(id).await?;
-    let answered = context.respond(context.success());
+    let mut ending = node.host.hypervisor.destroy(id);
+    let answered = match tokio::time::timeout_at(context.deadline() - MARGIN, &mut ending).await {
+        Ok(ended) => {
+            ended?;
+            context.respond(context.success())
+        }
+        Err(_) => {
+            tracing::warn!(guest = %id, "the guest's process takes its time to end");
+            let answered = context.respond(context.success());
+            ending.await?;
+            answered
+        }
+    };
     if node.set_power(id, PowerState::Stopped) {
         node.announce_power(id, PowerState::Stopped, context.session.0);
     }

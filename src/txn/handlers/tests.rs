@@ -293,6 +293,24 @@ async fn a_force_stop_goes_past_a_stuck_shutdown() {
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_force_stop_of_a_process_that_hangs_is_answered_in_time_and_told_when_done() {
+    let mut rig = Rig::new().await;
+    let id = rig.with_guest(1).await;
+    assert!(rig.ask(start_request(id)).await.success);
+    rig.take_host_events().await;
+    rig.sent();
+    rig.sim.set_deadline(Duration::from_secs(60));
+    rig.sim.set_latency(Operation::Destroy, Duration::from_secs(15));
+    let begun = tokio::time::Instant::now();
+    assert!(rig.ask(stop_request(id, [0, 1])).await.success);
+    assert_eq!(begun.elapsed(), Duration::from_secs(8));
+    assert_eq!(rig.sent(), [], "it has not ended yet");
+    rig.settle().await;
+    rig.take_host_events().await;
+    assert_eq!(ids(&rig.sent()), [MessageId::GUEST_STOPPED_EVENT]);
+}
+
 fn pool_ready() -> Message {
     Message::new(MessageId::COMPUTE_POOL_READY_EVENT).string(Key::Pool, "default").string(Key::Storage, "").string(Key::Network, "")
 }

@@ -28,6 +28,11 @@ impl Host {
         self.files().join("home")
     }
 
+    /// Process whose namespaces are this host's.
+    pub(super) fn holder(&self) -> String {
+        self.holder.clone()
+    }
+
     fn files(&self) -> PathBuf {
         script(&["dir", &self.lab, &self.name]).trim().into()
     }
@@ -44,11 +49,6 @@ impl Host {
         output_of(self.command(program).args(arguments))
     }
 
-    /// Whether a program run inside succeeds.
-    pub fn succeeds(&self, program: &str, arguments: &[&str]) -> bool {
-        self.command(program).args(arguments).output().is_ok_and(|output| output.status.success())
-    }
-
     /// `virsh` on the host's libvirt.
     pub fn virsh(&self, arguments: &[&str]) -> String {
         self.run("virsh", &[&["-q", "-c", "qemu:///system"], arguments].concat())
@@ -62,6 +62,12 @@ impl Host {
     /// Number of the guest's QEMU process, as the host counts.
     pub fn qemu_pid(&self, guest: &str) -> i32 {
         self.run("cat", &[&format!("/run/libvirt/qemu/{guest}.pid")]).trim().parse().expect("a pid")
+    }
+
+    /// Whether a process exists and is more than a zombie.
+    pub fn runs(&self, pid: i32) -> bool {
+        let state = output_of(self.command("sh").args(["-c", "cat /proc/$0/stat 2>/dev/null || true", &pid.to_string()]));
+        state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
     /// Sends a signal to a process of the host.
@@ -107,11 +113,6 @@ impl Running {
     /// Starts it.
     pub fn start(command: &mut Command) -> Self {
         Self(command.process_group(0).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-
-    /// The child, for its pipes.
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.0
     }
 
     /// Sends a signal and waits for the end.

@@ -1,5 +1,7 @@
 //! A private domain of test hosts; see `scripts/lab.sh` for what it is made of.
 
+mod cell;
+mod core;
 mod host;
 mod wait;
 
@@ -7,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use cell::{Cell, BOOT_LINE};
+pub use core::{TestCore, PATIENCE};
 pub use host::{Host, Running};
 pub use wait::{eventually, eventually_some, output_of};
 

@@ -13,7 +13,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,9 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout, MissedTickBehavior};
 
-use super::{PoolNetwork, PORT};
-use crate::host::Network;
-use crate::model::{GuestConfig, GuestId};
+use super::PORT;
+use crate::host::{Instances, Network};
 
 /// Between two attempts to listen, and between two looks at the bridge's address.
 const RETRY: Duration = Duration::from_secs(2);
@@ -37,33 +35,6 @@ const LIFE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 64;
 /// After a failed accept (no file descriptors left).
 const BREATH: Duration = Duration::from_millis(200);
-
-/// The guests, as the server sees them.
-#[async_trait]
-pub trait Instances: Send + Sync {
-    /// A guest with cloud-init and its pool's network; `None` when there is none with this id.
-    fn find(&self, id: GuestId) -> Option<Instance>;
-
-    /// The guest has received its user-data: it gets no more.
-    async fn delivered(&self, id: GuestId);
-
-    /// Somebody else asked for a guest's documents.
-    fn refused(&self, id: GuestId, peer: Ipv4Addr);
-
-    /// The server is reached at this address from now on; seed images that name another are out of date.
-    async fn serving(&self, address: Ipv4Addr);
-}
-
-/// What is known of a guest that asks.
-#[derive(Clone)]
-pub struct Instance {
-    /// Its configuration.
-    pub config: Arc<GuestConfig>,
-    /// Address that it was seen to use.
-    pub address: Option<Ipv4Addr>,
-    /// Its pool's network.
-    pub pool: PoolNetwork,
-}
 
 /// The server.
 pub struct SeedServer {

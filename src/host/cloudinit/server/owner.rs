@@ -2,9 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::Instance;
-use crate::host::network::dhcp::parse_mac;
-use crate::host::Neighbour;
+use crate::host::{Instance, Neighbour};
+use crate::model::address::parse_mac;
 
 /// By its MAC, which the kernel has learned while the connection was made. An address that the kernel knows no MAC of is not on the segment (or the
 /// kernel has just forgotten it): then it has to be the guest's assigned address, or the one that it was last seen to use.

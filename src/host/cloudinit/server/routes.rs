@@ -9,8 +9,9 @@ use hyper::header::{ALLOW, CONTENT_TYPE, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::owner::is_own;
-use super::{Client, Instance};
+use super::Client;
 use crate::host::cloudinit::{documents, DocumentError};
+use crate::host::Instance;
 use crate::model::GuestId;
 
 type Answer = Response<Full<Bytes>>;

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use async_trait::async_trait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
@@ -8,7 +9,8 @@ use tokio::sync::mpsc;
 use super::super::tests::guest;
 use super::*;
 use crate::host::sim::SimHost;
-use crate::host::{Bridge, Neighbour};
+use crate::host::{Bridge, Instance, Neighbour, PoolNetwork};
+use crate::model::{GuestConfig, GuestId};
 
 const OWN: [u8; 6] = [0, 0x16, 0x3e, 1, 2, 3];
 

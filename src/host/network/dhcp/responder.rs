@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use dhcproto::v4::{DhcpOption, DhcpOptions, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
 
-use super::{Assignment, Assignments, Mac, News};
+use crate::host::{Assignment, Assignments, News};
+use crate::model::address::Mac;
 
 /// Seconds that an address may be used without a renewal (contract §10).
 const LEASE: u32 = 12 * 3600;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{interval, sleep, MissedTickBehavior};
 
-use super::super::super::{Bridge, HostError, Network};
-use super::{answer, socket, Assignments, News};
+use super::{answer, socket};
+use crate::host::{Assignments, Bridge, HostError, Network, News};
 
 /// Where DHCP servers listen.
 const PORT: u16 = 67;

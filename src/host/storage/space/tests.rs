@@ -5,7 +5,7 @@ async fn a_file_system_counts_once_and_a_bad_path_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_string_lossy().into_owned();
     let space = Space::default();
-    let once = space.of(&[path.clone()]).await;
+    let once = space.of(std::slice::from_ref(&path)).await;
     assert!(once.total > 0 && once.free <= once.total);
     let twice = space.of(&[path.clone(), "/no/such/path".into(), path]).await;
     assert_eq!(twice.total, once.total);

@@ -1,0 +1,60 @@
+//! The bench on the command line.
+
+use std::path::Path;
+
+use super::args::BenchArgs;
+use super::commands::Session;
+use super::error::CliError;
+use super::output::table;
+use crate::bench::{self, Plan, Process, Report};
+
+impl Session {
+    pub(crate) async fn bench(&self, arguments: &BenchArgs) -> Result<(), CliError> {
+        let other = arguments.compare.as_deref().map(read).transpose()?; // what is wrong with it shall be known before the work
+        let plan = plan(arguments)?;
+        let cell = self.wait_cell().await?.name;
+        let report = bench::run(&self.core, &cell, &plan, &mut |text| self.output.note(text)).await?;
+        if let Some(path) = &arguments.save {
+            write(path, &report)?;
+        }
+        let value = serde_json::json!({ "report": report, "compared_with": other });
+        Ok(self.output.result("bench", &text(&report, other.as_ref()), value)?)
+    }
+}
+
+fn plan(arguments: &BenchArgs) -> Result<Plan, CliError> {
+    let process = |pid: Option<u32>| pid.map(Process::new).transpose().map_err(bench::BenchError::from);
+    Ok(Plan {
+        guests: arguments.guests,
+        running: arguments.running,
+        parallel: arguments.parallel.into(),
+        change_parallel: arguments.change_parallel.into(),
+        duration: arguments.duration,
+        idle: arguments.idle,
+        cell_process: process(arguments.cell_pid)?,
+        libvirtd_process: process(arguments.libvirtd_pid)?,
+    })
+}
+
+fn text(report: &Report, other: Option<&Report>) -> String {
+    let mut text = format!("{} with {} guests", report.cell, report.guests);
+    if let Some(other) = other {
+        text.push_str(&format!("; in parentheses: how many times the figure of {} with {} guests", other.cell, other.guests));
+    }
+    for rows in [report.rows(other), report.process_rows(other)] {
+        text.push_str("\n\n");
+        text.push_str(&table(&rows));
+    }
+    text
+}
+
+fn read(path: &Path) -> Result<Report, CliError> {
+    let bytes = std::fs::read(path).map_err(|source| CliError::File { verb: "read", path: path.into(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| CliError::NoFigures { path: path.into(), source })
+}
+
+fn write(path: &Path, report: &Report) -> Result<(), CliError> {
+    let failed = |source| CliError::File { verb: "write", path: path.into(), source };
+    let text = serde_json::to_string_pretty(report).map_err(|error| failed(error.into()))?;
+    std::fs::write(path, text + "\n").map_err(failed)
+}

@@ -1,0 +1,87 @@
+//! The domain: who finds whom, over a network as bad as networks get.
+
+use std::time::Duration;
+
+use corelet::requests::StopMode;
+use corelet::Event;
+
+use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
+
+const JOIN: Duration = Duration::from_secs(15);
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn no_transaction_fails_while_a_fifth_of_the_packets_is_lost_each_way() {
+    let lab = Lab::up(1);
+    lab.cell(1).loss(20);
+    let core = TestCore::start(&lab);
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, PATIENCE);
+    let name = cell.name();
+    for round in 0..5 {
+        let guest = core.bootable_guest(&cell, &format!("domain.loss{round}"));
+        core.boot(&cell, guest);
+        for _ in 0..20 {
+            assert!(core.wait(core.get_status(&name, guest)).unwrap().running);
+        }
+        core.halt(&cell, guest, if round % 2 == 0 { StopMode::Graceful } else { StopMode::Force });
+        core.remove(&cell, guest);
+    }
+    let left = |event: &Event| matches!(event, Event::CellLeft { .. } | Event::CellLost { .. });
+    let mut all = core.all_events();
+    while let Some(recorded) = all.try_next() {
+        assert!(!left(&recorded.event), "the connection broke: {:?}", recorded.event);
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn a_core_of_another_domain_is_left_alone() {
+    let lab = Lab::up(1);
+    let stranger = TestCore::of_domain(&lab, "other");
+    let cell = Cell::started(lab.cell(1), "nano");
+    let core = TestCore::start(&lab);
+    core.joined(&cell, JOIN);
+    assert!(stranger.cells().is_empty(), "it joined a Core of another domain");
+    assert!(stranger.all_events().try_next().is_none(), "it spoke to a Core of another domain");
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn two_cells_share_a_domain() {
+    let lab = Lab::up(2);
+    let core = TestCore::start(&lab);
+    let cells = [1, 2].map(|number| Cell::started(lab.cell(number), "nano"));
+    for cell in &cells {
+        core.joined(cell, JOIN);
+    }
+    assert_ne!(cells[0].name(), cells[1].name());
+    let guests = cells.each_ref().map(|cell| core.bootable_guest(cell, &format!("domain.{}", cell.name().to_lowercase())));
+    for (cell, guest) in cells.iter().zip(guests) {
+        core.boot(cell, guest);
+    }
+    for (cell, guest) in cells.iter().zip([guests[1], guests[0]]) {
+        assert!(core.wait(core.get_status(&cell.name(), guest)).is_err(), "a Cell answers for the other's guest");
+    }
+    // one goes; the other doesn't care
+    cells[0].kill();
+    assert!(core.running(&cells[1], guests[1]).unwrap());
+    core.halt(&cells[1], guests[1], StopMode::Graceful);
+    cells[0].start();
+    eventually("the first is back", Duration::from_secs(5), || core.running(&cells[0], guests[0]).is_ok_and(|running| running));
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn a_cable_pulled_and_put_back_costs_no_more_than_the_time_it_was_out() {
+    let lab = Lab::up(1);
+    let core = TestCore::start(&lab);
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, JOIN);
+    let guest = core.bootable_guest(&cell, "domain.cable");
+    let mut events = core.events();
+    lab.cell(1).link("down");
+    core.expect(&mut events, "the Core misses it", |event| matches!(event, Event::CellLost { .. } | Event::CellLeft { .. }));
+    lab.cell(1).link("up");
+    eventually("the Core can use it again", Duration::from_secs(20), || core.running(&cell, guest).is_ok());
+}

@@ -1,0 +1,106 @@
+//! The service under test on one of the hosts.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use cell::model::GuestId;
+use nix::sys::signal::Signal;
+
+use super::{eventually, eventually_some, Host};
+
+/// What a test guest prints on its serial port when it boots.
+pub const BOOT_LINE: &str = "cell demo guest: it boots";
+
+/// Longest wait for a boot under emulation on a busy machine.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// A home directory on a host, with the service that may run in it. Ends with its host.
+pub struct Cell {
+    host: Host,
+    home: PathBuf,
+}
+
+impl Cell {
+    /// Writes the settings: this domain, emulated guests.
+    pub fn install(host: Host, domain: &str) -> Self {
+        let home = host.home();
+        std::fs::create_dir_all(home.join("config")).unwrap();
+        let settings = format!(r#"{{"domain": "{domain}", "group_address": "224.0.0.226", "group_port": 5599, "timeout": 10}}"#);
+        std::fs::write(home.join("config/domain.cfg"), settings).unwrap();
+        std::fs::write(home.join("config/cell.cfg"), r#"{"virtualization": "qemu", "log_level": "debug"}"#).unwrap();
+        Self { host, home }
+    }
+
+    /// Installs and starts it.
+    pub fn started(host: Host, domain: &str) -> Self {
+        let cell = Self::install(host, domain);
+        cell.start();
+        cell
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The name that it has in the domain: its bridge's MAC.
+    pub fn name(&self) -> String {
+        let mac = self.host.run("cat", &["/sys/class/net/br0/address"]);
+        format!("Cell_{}", mac.trim().replace(':', ""))
+    }
+
+    /// Runs `cell` with these arguments.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host.command(env!("CARGO_BIN_EXE_cell"));
+        command.arg("--home").arg(&self.home).args(arguments);
+        command
+    }
+
+    /// `cell start`, which must succeed; gives what it says.
+    pub fn start(&self) -> String {
+        super::output_of(&mut self.command(&["start"]))
+    }
+
+    /// `cell stop`, which must succeed.
+    pub fn stop(&self) {
+        super::output_of(&mut self.command(&["stop"]));
+    }
+
+    /// Process of the service, as the host counts.
+    pub fn pid(&self) -> i32 {
+        let text = std::fs::read_to_string(self.home.join("cell.pid")).unwrap();
+        text.trim().parse().unwrap_or_else(|error| panic!("cell.pid holds {text:?}: {error}"))
+    }
+
+    /// Ends it without a chance to say anything.
+    pub fn kill(&self) {
+        let pid = self.pid();
+        self.host.signal(pid, Signal::SIGKILL);
+        eventually("the service is gone", Duration::from_secs(10), || !self.host.runs(pid));
+    }
+
+    /// A file below its home.
+    pub fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.home.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Puts the boot sector on the guest's system disk.
+    pub fn make_bootable(&self, guest: GuestId) {
+        self.host.boot_disk(&format!("/var/lib/libvirt/images/local0/{guest}_sys.qcow2"));
+    }
+
+    /// How often the guest has booted so far, by its lines on the serial port.
+    pub fn boots(&self, guest: GuestId) -> usize {
+        let log = std::fs::read(self.home.join(format!("log/guests/{guest}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&log).matches(BOOT_LINE).count()
+    }
+
+    /// Waits until the guest has booted so often.
+    pub fn wait_boots(&self, guest: GuestId, count: usize) {
+        eventually_some("the guest prints its line on the serial port", BOOT, || (self.boots(guest) >= count).then_some(()));
+    }
+}

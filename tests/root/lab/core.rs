@@ -1,0 +1,121 @@
+//! A Core on the lab's Core host, in this very process: its sockets are made by threads that have entered the host's network.
+
+use std::fs::File;
+use std::future::Future;
+use std::ops::Deref;
+use std::time::Duration;
+
+use cell::model::GuestId;
+use corelet::requests::{CreateGuest, StopMode};
+use corelet::{Core, CoreConfig, Event, Events, RequestError};
+use nix::sched::{setns, CloneFlags};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Cell, Lab, CORE_ADDRESS};
+
+/// Longest wait for an event that is not about time.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running Core.
+pub struct TestCore {
+    core: Option<Core>,
+    runtime: Runtime,
+}
+
+impl Deref for TestCore {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        self.core.as_ref().expect("it runs until it is closed or killed")
+    }
+}
+
+impl TestCore {
+    /// A Core of the domain "nano" that treats a second connection under a known name as the real one does.
+    pub fn start(lab: &Lab) -> Self {
+        Self::of_domain(lab, "nano")
+    }
+
+    /// A Core of another domain.
+    pub fn of_domain(lab: &Lab, domain: &str) -> Self {
+        let runtime = runtime_inside(&lab.core().holder());
+        let mut config = CoreConfig::new(CORE_ADDRESS.parse().expect("an address"));
+        config.domain = domain.into();
+        let core = runtime.block_on(runtime.spawn(Core::start(config))).expect("no panic").expect("the Core starts");
+        Self { core: Some(core), runtime }
+    }
+
+    /// Runs something of the Core to its end.
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Waits until the Cell has joined and taken its pool.
+    pub fn joined(&self, cell: &Cell, limit: Duration) {
+        let name = cell.name();
+        self.wait(self.wait_cell(Some(&name), limit)).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Waits for an event about the guest.
+    pub fn expect(&self, events: &mut Events, what: &str, fits: impl FnMut(&Event) -> bool) -> Duration {
+        self.wait(events.wait(PATIENCE, fits)).unwrap_or_else(|error| panic!("{what}: {error}")).at
+    }
+
+    /// A guest of 32 MiB with a bootable disk.
+    pub fn bootable_guest(&self, cell: &Cell, name: &str) -> GuestId {
+        let guest = self.blank_guest(cell, name);
+        cell.make_bootable(guest);
+        guest
+    }
+
+    /// A guest of 32 MiB with a blank disk of 1 MiB. The name gets a suffix: cgroups of guests are shared by the labs of a machine.
+    pub fn blank_guest(&self, cell: &Cell, name: &str) -> GuestId {
+        let request = CreateGuest { memory: 32 << 20, ..CreateGuest::blank(&format!("{name}-{}", std::process::id()), 1 << 20) };
+        self.wait(self.create_and_wait(&cell.name(), &request, PATIENCE)).unwrap_or_else(|error| panic!("{error:?}")).id
+    }
+
+    /// Starts a guest and waits until it has printed its line once more.
+    pub fn boot(&self, cell: &Cell, guest: GuestId) {
+        let boots = cell.boots(guest);
+        let mut events = self.events();
+        self.wait(self.start_guest(&cell.name(), guest)).unwrap();
+        self.expect(&mut events, "started", |event| event.is_started(guest));
+        cell.wait_boots(guest, boots + 1);
+    }
+
+    /// Stops a guest and waits until it is stopped.
+    pub fn halt(&self, cell: &Cell, guest: GuestId, mode: StopMode) {
+        let mut events = self.events();
+        self.wait(self.stop_guest(&cell.name(), guest, mode)).unwrap();
+        self.expect(&mut events, "stopped", |event| event.is_stopped(guest));
+    }
+
+    /// Deletes a guest and waits until it is gone.
+    pub fn remove(&self, cell: &Cell, guest: GuestId) {
+        let mut events = self.events();
+        self.wait(self.delete_guest(&cell.name(), guest)).unwrap();
+        self.expect(&mut events, "deleted", |event| event.is_deleted(guest));
+    }
+
+    /// Whether the guest runs, as its Cell says now.
+    pub fn running(&self, cell: &Cell, guest: GuestId) -> Result<bool, RequestError> {
+        self.wait(self.get_status(&cell.name(), guest)).map(|status| status.running)
+    }
+
+    /// Ends it as a crash would: nobody is told.
+    pub fn crash(mut self) {
+        if let Some(core) = self.core.take() {
+            self.runtime.block_on(async { core.kill() });
+        }
+    }
+}
+
+/// A runtime whose threads live in the network of a host. The thread that makes it enters first, and threads inherit that.
+fn runtime_inside(holder: &str) -> Runtime {
+    let network = File::open(format!("/proc/{holder}/ns/net")).expect("the host's network");
+    let build = move || {
+        setns(network, CloneFlags::CLONE_NEWNET).expect("entering the host's network");
+        Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+    };
+    std::thread::spawn(build).join().expect("no panic")
+}
