@@ -46,6 +46,7 @@ mod error;
 mod events;
 mod guest;
 mod interface;
+pub mod replay;
 pub mod requests;
 mod sessions;
 

@@ -32,6 +32,10 @@ pub enum Operation {
     RemoveFile,
     Bridge,
     Neighbours,
+    Fetch,
+    Install,
+    Discard,
+    Upload,
 }
 
 /// Whether a failing operation was carried out all the same.

@@ -7,6 +7,7 @@
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
 mod faults;
+mod images;
 mod traits;
 mod world;
 
@@ -24,6 +25,7 @@ use super::{Bridge, Host, HostEvent, Neighbour};
 use crate::model::{GuestId, PowerState};
 
 pub use faults::{Effect, Fault, Operation};
+pub use images::{SimImage, SimPart};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
 
 use faults::Plan;
@@ -67,10 +69,10 @@ impl SimHost {
         }
     }
 
-    /// It as the three traits.
+    /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), network: this }
+        Host { hypervisor: this.clone(), storage: this.clone(), network: this.clone(), images: this }
     }
 
     /// All there is of it now.
@@ -169,6 +171,16 @@ impl SimHost {
     /// Neighbours that the kernel gets to know once it asks for them.
     pub fn set_quiet_neighbours(&self, neighbours: Vec<Neighbour>) {
         self.inner.world.lock().quiet_neighbours = neighbours;
+    }
+
+    /// An image server has this image from now on.
+    pub fn put_image(&self, id: &str, image: SimImage) {
+        self.inner.world.lock().servers.insert(id.into(), image);
+    }
+
+    /// What was uploaded so far: image id -> path of the disk that it was made from.
+    pub fn uploads(&self) -> std::collections::BTreeMap<String, String> {
+        self.inner.world.lock().uploads.clone()
     }
 
     /// Replaces the bridge.
