@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::guests_net;
 use super::prepare::prepare_pools;
 use super::report::send_reports;
 use super::supervisor::Supervisor;
@@ -129,6 +130,7 @@ impl Service {
             usage.keep_fresh().await;
             Ok::<(), String>(())
         });
+        guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);
         Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })

@@ -4,7 +4,9 @@
 //! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
+pub mod cloudinit;
 mod error;
+mod guests;
 pub mod libvirt;
 pub mod network;
 pub mod sim;
@@ -14,6 +16,7 @@ mod types;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -21,6 +24,7 @@ use tokio::sync::mpsc;
 use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
 
 pub use error::{ErrorKind, HostError};
+pub use guests::*;
 pub use transfer::Transfer;
 pub use types::*;
 
@@ -66,6 +70,10 @@ pub trait Hypervisor: Send + Sync {
     /// Replaces the rules of a guest's filter; a running guest feels it at once.
     async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
 
+    /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
+    /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
+
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
 }
@@ -87,6 +95,12 @@ pub trait Storage: Send + Sync {
 
     /// Deletes a volume; unchanged when there is none.
     async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change>;
+
+    /// Puts a small file beside the volumes, whole or not at all; unchanged when it is there with this content.
+    async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change>;
+
+    /// Removes such a file; unchanged when there is none.
+    async fn remove_file(&self, path: &str) -> Result<Change>;
 
     /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
     /// Paths that can't be read are named in the result and do not stop the others.
@@ -116,6 +130,12 @@ pub trait Images: Send + Sync {
 pub trait Network: Send + Sync {
     /// Name, index, MAC and first IPv4 address, read anew on each call.
     fn bridge(&self) -> Result<Bridge>;
+
+    /// Who was heard on the bridge's segment lately: the kernel's neighbour table.
+    fn neighbours(&self) -> Result<Vec<Neighbour>>;
+
+    /// Makes the kernel ask who has this address, so that [`Network::neighbours`] knows a little later. Says nothing to the one who has it.
+    fn solicit(&self, address: Ipv4Addr) -> Result<()>;
 }
 
 /// All of them.
@@ -129,6 +149,15 @@ pub struct Host {
     pub network: Arc<dyn Network>,
     /// Image servers.
     pub images: Arc<dyn Images>,
+}
+
+/// An address and the MAC that answers for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Address.
+    pub address: Ipv4Addr,
+    /// MAC address.
+    pub mac: [u8; 6],
 }
 
 /// A Linux bridge.

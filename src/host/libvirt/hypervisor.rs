@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -135,6 +136,18 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await
     }
 
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
+        let command = command.to_owned();
+        // libvirt counts whole seconds, at least one.
+        let seconds = i32::try_from(deadline.as_secs().max(1)).unwrap_or(i32::MAX);
+        let work = move |connection: &Connection| {
+            let what = format!("cannot ask the agent of guest {id}");
+            let domain = find_running(connection, id, &what)?;
+            domain.qemu_agent_command(&command, seconds, 0).map_err(|error| agent_failed(&what, &error))
+        };
+        self.lanes.run(Lane::Sample(id), Effect::Reads, format!("ask the agent of guest {id}"), work).await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         self.events.lock().take()
     }
@@ -150,6 +163,17 @@ impl Libvirt {
         };
         self.lanes.run(Lane::Guest(id), Effect::Changes, format!("{verb} guest {id}"), work).await
     }
+}
+
+/// An agent that is not there is no trouble of libvirt's.
+fn agent_failed(what: &str, error: &VirtError) -> HostError {
+    let mut failed = failed(what, error);
+    match error.code() {
+        ErrorNumber::AgentUnresponsive => failed.kind = ErrorKind::Unsupported,
+        ErrorNumber::AgentCommandTimeout => failed.kind = ErrorKind::Unknown,
+        _ => {}
+    }
+    failed
 }
 
 fn lookup(connection: &Connection, id: GuestId) -> std::result::Result<Option<Domain>, VirtError> {

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinSet;
 
-use super::{Bridge, Host, HostEvent};
+use super::{Bridge, Host, HostEvent, Neighbour};
 use crate::model::{GuestId, PowerState};
 
 pub use faults::{Effect, Fault, Operation};
@@ -156,6 +156,21 @@ impl SimHost {
     /// Paths under this one can't be read.
     pub fn set_unreadable(&self, path: &str) {
         self.inner.world.lock().unreadable.push(path.into());
+    }
+
+    /// The guest's agent answers to the command of this name with this JSON, while it runs.
+    pub fn set_agent_answer(&self, id: GuestId, command: &str, answer: &str) {
+        self.inner.world.lock().agents.entry(id).or_default().insert(command.into(), answer.into());
+    }
+
+    /// The neighbours that the kernel knows of.
+    pub fn set_neighbours(&self, neighbours: Vec<Neighbour>) {
+        self.inner.world.lock().neighbours = neighbours;
+    }
+
+    /// Neighbours that the kernel gets to know once it asks for them.
+    pub fn set_quiet_neighbours(&self, neighbours: Vec<Neighbour>) {
+        self.inner.world.lock().quiet_neighbours = neighbours;
     }
 
     /// An image server has this image from now on.

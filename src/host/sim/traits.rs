@@ -1,14 +1,15 @@
 //! The host traits on the simulated world: each call goes through the fault plan first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Network, Result, Storage,
-    VolumeInfo,
+    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour, Network, Result,
+    Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::world::World;
@@ -132,6 +133,13 @@ impl Hypervisor for SimHost {
         self.run(Operation::UpdateFilter, Some(id), |world| world.update_filter(id, policy)).await
     }
 
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
+        let answered = self.run(Operation::Agent, Some(id), |world| world.agent(id, command));
+        timeout(deadline, answered)
+            .await
+            .unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         let events = self.inner.events.lock().take()?;
         self.inner.world.lock().listen();
@@ -161,6 +169,14 @@ impl Storage for SimHost {
         self.run(Operation::DeleteVolume, None, |world| world.delete_volume(pool, name)).await
     }
 
+    async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change> {
+        self.run(Operation::WriteFile, None, |world| Ok(world.write_file(path, &content))).await
+    }
+
+    async fn remove_file(&self, path: &str) -> Result<Change> {
+        self.run(Operation::RemoveFile, None, |world| Ok(world.remove_file(path))).await
+    }
+
     async fn space(&self, paths: &[String]) -> DiskSpace {
         self.inner.world.lock().space(paths)
     }
@@ -173,5 +189,17 @@ impl Network for SimHost {
             Some(fault) => Err(planned(Operation::Bridge, fault.kind)),
             None => Ok(self.inner.bridge.lock().clone()),
         }
+    }
+
+    fn neighbours(&self) -> Result<Vec<Neighbour>> {
+        match self.inner.plan.lock().begin(Operation::Neighbours) {
+            Some(fault) => Err(planned(Operation::Neighbours, fault.kind)),
+            None => Ok(self.inner.world.lock().neighbours.clone()),
+        }
+    }
+
+    fn solicit(&self, address: std::net::Ipv4Addr) -> Result<()> {
+        self.inner.world.lock().solicit(address);
+        Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! What there is on the simulated host, and libvirt's rules for changing it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 
-use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Result, VolumeInfo};
+use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Neighbour, Result, VolumeInfo};
 use super::images::{SimImage, SimPart};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
 
@@ -23,6 +24,8 @@ pub struct SimState {
     pub pools: BTreeMap<String, SimPool>,
     /// Directories of pools, also of removed ones that were not empty: volume name -> virtual size in bytes.
     pub directories: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Small files by path.
+    pub files: BTreeMap<String, Vec<u8>>,
     /// Disks that hold an image, by path: its id.
     pub contents: BTreeMap<String, String>,
     /// Images that lie beside a disk, by the disk's path.
@@ -68,6 +71,12 @@ pub(super) struct World {
     overflowed: bool,
     started: BTreeMap<GuestId, Instant>,
     pools_made: u8,
+    /// What each guest's agent answers to a command.
+    pub(super) agents: BTreeMap<GuestId, BTreeMap<String, String>>,
+    /// Heard on the bridge.
+    pub(super) neighbours: Vec<Neighbour>,
+    /// On the bridge, heard once they are asked for.
+    pub(super) quiet_neighbours: Vec<Neighbour>,
 }
 
 impl World {
@@ -84,6 +93,9 @@ impl World {
             overflowed: false,
             started: BTreeMap::new(),
             pools_made: 0,
+            agents: BTreeMap::new(),
+            neighbours: Vec::new(),
+            quiet_neighbours: Vec::new(),
         }
     }
 
@@ -211,6 +223,29 @@ impl World {
         let different = domain.filter.as_ref() != policy;
         domain.filter = policy.cloned();
         Ok(changed(different))
+    }
+
+    /// The agent of a running guest.
+    pub(super) fn agent(&self, id: GuestId, command: &str) -> Result<String> {
+        self.running(id)?;
+        let name =
+            serde_json::from_str::<serde_json::Value>(command).ok().and_then(|command| Some(command.get("execute")?.as_str()?.to_owned()));
+        let answer = name.and_then(|name| self.agents.get(&id)?.get(&name).cloned());
+        answer.ok_or_else(|| HostError::new(ErrorKind::Unsupported, format!("guest {id} has no agent that answers")))
+    }
+
+    pub(super) fn write_file(&mut self, path: &str, content: &[u8]) -> Change {
+        changed(self.state.files.insert(path.into(), content.to_vec()).as_deref() != Some(content))
+    }
+
+    pub(super) fn remove_file(&mut self, path: &str) -> Change {
+        changed(self.state.files.remove(path).is_some())
+    }
+
+    pub(super) fn solicit(&mut self, address: Ipv4Addr) {
+        let (heard, quiet) = self.quiet_neighbours.drain(..).partition(|neighbour| neighbour.address == address);
+        self.quiet_neighbours = quiet;
+        self.neighbours.extend::<Vec<_>>(heard);
     }
 
     /// A guest that keeps a tenth of its CPUs busy, half of its memory free, and moves 1 MiB/s each way.

@@ -3,6 +3,7 @@
 //! Contract: knows nothing of libvirt. What blocks says so in its name or runs on a thread for blocking work.
 
 mod blank;
+pub(super) mod files;
 mod images;
 mod qemu_img;
 pub(super) mod selinux;
