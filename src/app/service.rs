@@ -12,6 +12,7 @@ use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
 use crate::host::network::HostNetwork;
+use crate::host::storage::LocalDisks;
 use crate::host::{Bridge, Host};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
@@ -86,7 +87,7 @@ impl Service {
         let name = identity(&opened.store, &bridge)?;
         let libvirt = Libvirt::connect(libvirt_config(settings)).await;
         let libvirt = Arc::new(libvirt.map_err(|source| AppError::Host { what: "libvirt is not ready", source })?);
-        let host = Host { hypervisor: libvirt.clone(), storage: libvirt, network: Arc::new(network) };
+        let host = Host { hypervisor: libvirt.clone(), storage: libvirt, disks: Arc::<LocalDisks>::default(), network: Arc::new(network) };
         let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
         let marker = opened.store.mark_running().map_err(AppError::Store)?;

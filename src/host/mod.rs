@@ -1,14 +1,15 @@
-//! What the node needs of its host, as traits: hypervisor, storage and network.
+//! What the node needs of its host, as traits: hypervisor, storage, disk images and network.
 //!
-//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images), `network` (bridge) and, for tests and scale,
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images of disks), `network` (bridge) and, for tests and scale,
 //! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
+mod disks;
 mod error;
 pub mod libvirt;
 pub mod network;
 pub mod sim;
-mod storage;
+pub mod storage;
 mod types;
 
 use std::net::Ipv4Addr;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
 
+pub use disks::{DiskImage, Disks};
 pub use error::{ErrorKind, HostError};
 pub use types::*;
 
@@ -64,6 +66,17 @@ pub trait Hypervisor: Send + Sync {
     /// Replaces the rules of a guest's filter; a running guest feels it at once.
     async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
 
+    /// Tells a running guest that the disk at `path` has `capacity` bytes now; the image grows with it. Unchanged when it has them already.
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change>;
+
+    /// Gives disks of the domain's permanent definition other volumes of the same pool, as (present, new) names; what runs goes on as it is.
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change>;
+
+    /// A running guest goes on with other images, as (present, new) paths, all at the same moment; each new one is there, is empty and is based on
+    /// its present one. File systems are frozen meanwhile when the guest's agent does that, and always thawed. Unchanged when it
+    /// uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change>;
+
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
 }
@@ -98,13 +111,15 @@ pub trait Network: Send + Sync {
     fn bridge(&self) -> Result<Bridge>;
 }
 
-/// The three of them.
+/// All of them.
 #[derive(Clone)]
 pub struct Host {
     /// Domains.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Volumes.
     pub storage: Arc<dyn Storage>,
+    /// Files of volumes.
+    pub disks: Arc<dyn Disks>,
     /// Bridge.
     pub network: Arc<dyn Network>,
 }

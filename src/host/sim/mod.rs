@@ -6,6 +6,7 @@
 //! full disk, a lost connection, a guest started or stopped behind the node's back. Time is tokio's, so a test with paused time is
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
+mod disks;
 mod faults;
 mod traits;
 mod world;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use super::{Bridge, Host, HostEvent};
 use crate::model::{GuestId, PowerState};
 
+pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
 
@@ -67,10 +69,10 @@ impl SimHost {
         }
     }
 
-    /// It as the three traits.
+    /// It as all the traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), network: this }
+        Host { hypervisor: this.clone(), storage: this.clone(), disks: this.clone(), network: this }
     }
 
     /// All there is of it now.
