@@ -121,7 +121,10 @@ async fn the_bridge_is_read_from_the_kernel() {
     let name = std::env::var("CELL_TEST_BRIDGE").unwrap();
     let bridge = cell::host::network::HostNetwork::new(name.clone()).bridge().unwrap();
     assert_eq!(bridge.name, name);
-    assert!(bridge.index > 0 && bridge.mac != [0; 6]);
+    let told = Command::new("ip").args(["-o", "link", "show", "dev", &name]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let mac: Vec<_> = bridge.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(told.starts_with(&format!("{}: ", bridge.index)) && told.contains(&mac.join(":")), "{told}");
     let told = Command::new("ip").args(["-4", "-o", "addr", "show", "dev", &name]).output().unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
     let expected = told.split_whitespace().nth(3).and_then(|cidr| cidr.split('/').next()).and_then(|address| address.parse().ok());

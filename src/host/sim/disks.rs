@@ -31,6 +31,14 @@ pub struct SimBefore {
     pub blocks: BTreeMap<u64, u64>,
 }
 
+/// An image on its way to another name.
+#[derive(Default)]
+struct Image {
+    capacity: u64,
+    layer: SimLayer,
+    content: Option<String>,
+}
+
 impl SimHost {
     /// A guest writes a block of a disk.
     pub fn write_block(&self, path: &str, block: u64, value: u64) {
@@ -77,15 +85,17 @@ impl World {
     }
 
     /// Takes an image with what it holds.
-    fn take(&mut self, path: &str) -> Option<(u64, SimLayer)> {
+    fn take(&mut self, path: &str) -> Option<Image> {
         let (directory, name) = split(path);
         let capacity = self.state.directories.get_mut(directory)?.remove(name)?;
-        Some((capacity, self.state.layers.remove(path).unwrap_or_default()))
+        let layer = self.state.layers.remove(path).unwrap_or_default();
+        Some(Image { capacity, layer, content: self.state.contents.remove(path) })
     }
 
-    fn give(&mut self, path: &str, image: (u64, SimLayer)) -> Result<()> {
-        self.put(path, image.0)?;
-        self.set_layer(path, image.1);
+    fn give(&mut self, path: &str, image: Image) -> Result<()> {
+        self.put(path, image.capacity)?;
+        self.set_layer(path, image.layer);
+        self.state.contents.extend(image.content.map(|content| (path.to_owned(), content)));
         Ok(())
     }
 
@@ -131,12 +141,17 @@ impl World {
         let (capacity, above) = (self.image(top)?, self.layer(top));
         let before = self.image(base)?;
         if above.backing.as_deref() != Some(base) {
-            return Err(HostError::new(ErrorKind::Invalid, format!("{top} can't be merged into {base}: it is based on {:?}", above.backing)));
+            return Err(HostError::new(
+                ErrorKind::Invalid,
+                format!("{top} can't be merged into {base}: it is based on {:?}", above.backing),
+            ));
         }
         let mut below = self.layer(base);
         below.before = Some(SimBefore { path: base.into(), capacity: before, blocks: below.blocks.clone() });
         below.blocks.extend(above.blocks);
-        self.give(base, (capacity.max(before), below))
+        self.put(base, capacity.max(before))?;
+        self.set_layer(base, below);
+        Ok(())
     }
 
     fn unmerge(&mut self, base: &str) -> Result<Change> {
@@ -144,7 +159,8 @@ impl World {
         let layer = self.layer(base);
         match layer.before {
             Some(before) if before.path == base => {
-                self.give(base, (before.capacity, SimLayer { blocks: before.blocks, before: None, ..layer }))?;
+                self.put(base, before.capacity)?;
+                self.set_layer(base, SimLayer { blocks: before.blocks, before: None, ..layer });
                 Ok(Change::Changed)
             }
             _ => Ok(Change::Unchanged),
@@ -182,14 +198,16 @@ impl Disks for SimHost {
     async fn overlay(&self, path: &str, backing: &str, capacity: u64) -> Result<()> {
         self.run(Operation::Overlay, None, |world| {
             world.take(path);
-            world.give(path, (capacity, SimLayer { backing: Some(backing.into()), ..SimLayer::default() }))
+            let layer = SimLayer { backing: Some(backing.into()), ..SimLayer::default() };
+            world.give(path, Image { capacity, layer, content: None })
         })
         .await
     }
 
     async fn compact(&self, path: &str, to: &str) -> Result<()> {
         self.run(Operation::Compact, None, |world| {
-            let image = (world.image(path)?, SimLayer { before: None, ..world.layer(path) });
+            let layer = SimLayer { before: None, ..world.layer(path) };
+            let image = Image { capacity: world.image(path)?, layer, content: world.state.contents.get(path).cloned() };
             world.take(to);
             world.give(to, image)
         })

@@ -43,6 +43,10 @@ pub enum Operation {
     Unmerge,
     Settle,
     Bridge,
+    Fetch,
+    Install,
+    Discard,
+    Upload,
 }
 
 /// Whether a failing operation was carried out all the same.

@@ -8,6 +8,7 @@
 
 mod disks;
 mod faults;
+mod images;
 mod traits;
 mod world;
 
@@ -26,6 +27,7 @@ use crate::model::{GuestId, PowerState};
 
 pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
+pub use images::{SimImage, SimPart};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
 
 use faults::Plan;
@@ -69,10 +71,10 @@ impl SimHost {
         }
     }
 
-    /// It as all the traits.
+    /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), disks: this.clone(), network: this }
+        Host { hypervisor: this.clone(), storage: this.clone(), disks: this.clone(), network: this.clone(), images: this }
     }
 
     /// All there is of it now.
@@ -156,6 +158,16 @@ impl SimHost {
     /// Paths under this one can't be read.
     pub fn set_unreadable(&self, path: &str) {
         self.inner.world.lock().unreadable.push(path.into());
+    }
+
+    /// An image server has this image from now on.
+    pub fn put_image(&self, id: &str, image: SimImage) {
+        self.inner.world.lock().servers.insert(id.into(), image);
+    }
+
+    /// What was uploaded so far: image id -> path of the disk that it was made from.
+    pub fn uploads(&self) -> std::collections::BTreeMap<String, String> {
+        self.inner.world.lock().uploads.clone()
     }
 
     /// Replaces the bridge.

@@ -17,7 +17,12 @@ use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
-    pub(super) async fn run<T>(&self, operation: Operation, guest: Option<GuestId>, act: impl FnOnce(&mut World) -> Result<T> + Send) -> Result<T> {
+    pub(super) async fn run<T>(
+        &self,
+        operation: Operation,
+        guest: Option<GuestId>,
+        act: impl FnOnce(&mut World) -> Result<T> + Send,
+    ) -> Result<T> {
         let (fault, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
             (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
@@ -77,7 +82,7 @@ impl SimHost {
     }
 }
 
-fn planned(operation: Operation, kind: ErrorKind) -> HostError {
+pub(super) fn planned(operation: Operation, kind: ErrorKind) -> HostError {
     HostError::new(kind, format!("{operation:?} failed on demand"))
 }
 

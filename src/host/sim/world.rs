@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Result, VolumeInfo};
 use super::disks::SimLayer;
+use super::images::{SimImage, SimPart};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
 
 /// Bytes that an empty volume takes on the disk (the tables of a qcow2 file with preallocated metadata).
@@ -25,6 +26,10 @@ pub struct SimState {
     pub directories: BTreeMap<String, BTreeMap<String, u64>>,
     /// What images hold, by path; one without an entry is blank.
     pub layers: BTreeMap<String, SimLayer>,
+    /// Disks that hold an image, by path: its id.
+    pub contents: BTreeMap<String, String>,
+    /// Images that lie beside a disk, by the disk's path.
+    pub parts: BTreeMap<String, SimPart>,
 }
 
 /// A domain and its filter.
@@ -54,6 +59,10 @@ pub(super) struct World {
     pub(super) state: SimState,
     pub(super) disk_size: u64,
     pub(super) unreadable: Vec<String>,
+    /// Images that can be fetched, by id.
+    pub(super) servers: BTreeMap<String, SimImage>,
+    /// Disks that were sent, by image id.
+    pub(super) uploads: BTreeMap<String, String>,
     connected: bool,
     events: mpsc::Sender<HostEvent>,
     /// Events count from the moment they are taken.
@@ -70,6 +79,8 @@ impl World {
             state: SimState::default(),
             disk_size: TIB,
             unreadable: Vec::new(),
+            servers: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             connected: true,
             events,
             listening: false,
@@ -312,6 +323,7 @@ impl World {
         let (target, volumes) = self.directory(pool)?;
         let removed = volumes.remove(name).is_some();
         self.state.layers.remove(&format!("{target}/{name}"));
+        self.state.contents.remove(&format!("{target}/{name}"));
         Ok(changed(removed))
     }
 

@@ -66,7 +66,8 @@ pub(super) async fn create_overlay(image: &Path, backing: &Path, bytes: u64) -> 
 pub(super) async fn copy_layer(from: &Path, to: &Path, backing: Option<&str>) -> Result<()> {
     let what = format!("cannot copy the image {} to {}", from.display(), to.display());
     let options: [&OsStr; 6] = ["convert", "-q", "-f", "qcow2", "-O", "qcow2"].map(AsRef::as_ref);
-    let based: Vec<&OsStr> = backing.map_or_else(Vec::new, |backing| vec!["-F".as_ref(), "qcow2".as_ref(), "-B".as_ref(), backing.as_ref()]);
+    let based: Vec<&OsStr> =
+        backing.map_or_else(Vec::new, |backing| vec!["-F".as_ref(), "qcow2".as_ref(), "-B".as_ref(), backing.as_ref()]);
     let names: [&OsStr; 2] = [from.as_ref(), to.as_ref()];
     run(&what, LONG, options.into_iter().chain(based).chain(names)).await.map(drop)
 }
@@ -128,7 +129,11 @@ async fn run(what: &str, deadline: Duration, arguments: impl IntoIterator<Item =
     command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = match tokio::time::timeout(deadline, command.output()).await {
         Ok(output) => output.map_err(|error| {
-            HostError::with_source(ErrorKind::Failed, format!("{what}: qemu-img can't be started; install it (qemu-utils, qemu-img)"), error)
+            HostError::with_source(
+                ErrorKind::Failed,
+                format!("{what}: qemu-img can't be started; install it (qemu-utils, qemu-img)"),
+                error,
+            )
         })?,
         Err(_) => {
             let text = format!("{what}: qemu-img did not end within {} s and was killed", deadline.as_secs());

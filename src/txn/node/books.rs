@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::model::{Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, PowerState, Resource, StorageBook, VolumeGroup};
+use crate::model::{Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, PowerState, Resource, StorageBook, Volume, VolumeGroup};
 use crate::store::{encode, DataFile, Loaded, Source, StoreError};
 use crate::txn::{secrets, Failure};
 
@@ -29,6 +29,15 @@ pub struct Inner {
     instance: InstanceBook,
     /// What creates that are under way hold.
     reserved: BTreeMap<GuestId, Reserved>,
+}
+
+/// Where a disk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its file.
+    pub path: String,
+    /// Its pool.
+    pub pool: String,
 }
 
 struct Reserved {
@@ -137,6 +146,17 @@ impl Inner {
         }
     }
 
+    /// The guest's system disk; the reference may have left its path out.
+    pub fn system_disk(&self, id: GuestId) -> Option<Disk> {
+        let volume = &self.storage.groups.get(&id)?.system;
+        let path = match volume.path.as_str() {
+            "" if volume.name.is_empty() => return None,
+            "" => format!("{}/{}", self.storage.pools.get(&volume.pool)?.target, volume.name),
+            path => path.to_owned(),
+        };
+        Some(Disk { path, pool: volume.pool.clone() })
+    }
+
     /// Gives back what a failed create had set aside.
     pub fn cancel(&mut self, id: GuestId) {
         self.reserved.remove(&id);
@@ -155,6 +175,22 @@ impl Inner {
         }
         self.storage.groups.insert(id, volumes);
         self.guests.insert(id, guest);
+    }
+
+    /// Replaces what is known of a guest's volumes.
+    pub fn replace_volumes(&mut self, id: GuestId, group: VolumeGroup) {
+        let Some(before) = self.storage.groups.insert(id, group) else { return };
+        let after: Vec<Volume> = self.storage.groups.get(&id).into_iter().flat_map(VolumeGroup::volumes).cloned().collect();
+        for volume in before.volumes() {
+            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                pool.volumes.remove(&volume.name);
+            }
+        }
+        for volume in after {
+            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                pool.volumes.insert(volume.name, true);
+            }
+        }
     }
 
     /// Strikes a guest with all that it held.

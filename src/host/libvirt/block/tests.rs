@@ -26,7 +26,8 @@ fn an_order_names_every_disk_so_that_no_other_is_touched() {
     let document = Node::parse(LIVE).unwrap();
     let order = snapshot(&document, &[pair("/p/g_sys.qcow2", "/p/<new>.qcow2")], "test").unwrap();
     let order = Node::parse(&order).unwrap();
-    let told: Vec<_> = order.find(&["disks"]).unwrap().children.iter().map(|disk| (disk.attribute("name"), disk.attribute("snapshot"))).collect();
+    let told: Vec<_> =
+        order.find(&["disks"]).unwrap().children.iter().map(|disk| (disk.attribute("name"), disk.attribute("snapshot"))).collect();
     assert_eq!(told, [(Some("hda"), Some("no")), (Some("sda"), Some("external")), (Some("sdb"), Some("no"))]);
     let source = order.find(&["disks"]).unwrap().children[1].find(&["source"]).unwrap();
     assert_eq!(source.attribute("file"), Some("/p/<new>.qcow2"));
@@ -39,7 +40,10 @@ fn a_definition_loses_nothing_but_the_name_of_the_volume() {
         <disk><source pool='local0' volume='g_sys.qcow2' startupPolicy='optional'/></disk>\n  <qemu:commandline/></domain>";
     let (changed, pools) = with_volumes(document, &[pair("g_sys.qcow2", "g_sys.2.qcow2")]).unwrap();
     assert_eq!(pools.into_iter().collect::<Vec<_>>(), ["local0"]);
-    let expected = document.replace("pool='local0' volume='g_sys.qcow2' startupPolicy='optional'", "pool=\"local0\" volume=\"g_sys.2.qcow2\" startupPolicy=\"optional\"");
+    let expected = document.replace(
+        "pool='local0' volume='g_sys.qcow2' startupPolicy='optional'",
+        "pool=\"local0\" volume=\"g_sys.2.qcow2\" startupPolicy=\"optional\"",
+    );
     assert_eq!(changed, expected);
     let (same, none) = with_volumes(document, &[pair("other", "g_sys.2.qcow2")]).unwrap();
     assert_eq!((same.as_str(), none.len()), (document, 0));
