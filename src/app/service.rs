@@ -13,7 +13,7 @@ use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
 use crate::host::network::HostNetwork;
-use crate::host::storage::{ImageClient, ImageSettings, ImageTls};
+use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks};
 use crate::host::{Bridge, ErrorKind, Host, HostError};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
@@ -90,7 +90,13 @@ impl Service {
         let libvirt = Arc::new(libvirt.map_err(|source| AppError::Host { what: "libvirt is not ready", source })?);
         let images = ImageClient::new(&image_settings(settings));
         let images = images.map_err(|source| AppError::Host { what: "disk images can't be fetched as configured", source })?;
-        let host = Host { hypervisor: libvirt.clone(), storage: libvirt, network: Arc::new(network), images: Arc::new(images) };
+        let host = Host {
+            hypervisor: libvirt.clone(),
+            storage: libvirt,
+            disks: Arc::<LocalDisks>::default(),
+            network: Arc::new(network),
+            images: Arc::new(images),
+        };
         let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
         let marker = opened.store.mark_running().map_err(AppError::Store)?;

@@ -6,6 +6,7 @@
 //! full disk, a lost connection, a guest started or stopped behind the node's back. Time is tokio's, so a test with paused time is
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
+mod disks;
 mod faults;
 mod images;
 mod traits;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use super::{Bridge, Host, HostEvent, Neighbour};
 use crate::model::{GuestId, PowerState};
 
+pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
 pub use images::{SimImage, SimPart};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
@@ -72,7 +74,7 @@ impl SimHost {
     /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), network: this.clone(), images: this }
+        Host { hypervisor: this.clone(), storage: this.clone(), disks: this.clone(), network: this.clone(), images: this }
     }
 
     /// All there is of it now.

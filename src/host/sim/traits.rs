@@ -18,7 +18,12 @@ use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
-    async fn run<T>(&self, operation: Operation, guest: Option<GuestId>, act: impl FnOnce(&mut World) -> Result<T> + Send) -> Result<T> {
+    pub(super) async fn run<T>(
+        &self,
+        operation: Operation,
+        guest: Option<GuestId>,
+        act: impl FnOnce(&mut World) -> Result<T> + Send,
+    ) -> Result<T> {
         let (fault, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
             (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
@@ -138,6 +143,18 @@ impl Hypervisor for SimHost {
         timeout(deadline, answered)
             .await
             .unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))
+    }
+
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        self.run(Operation::ResizeDisk, Some(id), |world| world.resize_disk(id, path, capacity)).await
+    }
+
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        self.run(Operation::ChangeVolumes, Some(id), |world| world.change_volumes(id, volumes)).await
+    }
+
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {

@@ -7,17 +7,24 @@ mod answers;
 mod change_address_pool;
 mod create_disk_image;
 mod create_guest;
+mod create_snapshot;
 mod delete_guest;
+mod delete_snapshot;
 mod get_compute_cell;
 mod get_guest;
 mod get_instance_status;
+mod get_snapshot;
 mod image;
 mod modify_cell_storage;
 mod prepare_compute_pool;
 mod query_cell_storage;
+mod query_snapshot;
 pub(in crate::txn) mod remains;
 mod remove_compute_cell;
 mod reset_system;
+mod resize_disk;
+mod restore_snapshot;
+mod shrink_disk;
 mod start_instance;
 mod stop_instance;
 
@@ -79,6 +86,13 @@ dispatch! {
     RESET_SYSTEM_REQUEST => reset_system, Some(MessageId::RESET_SYSTEM_RESPONSE), change;
     CREATE_DISK_IMAGE_REQUEST => create_disk_image, Some(MessageId::CREATE_DISK_IMAGE_RESPONSE), change;
     STOP_INSTANCE_REQUEST => stop_instance, Some(MessageId::STOP_INSTANCE_RESPONSE), change;
+    RESIZE_DISK_REQUEST => resize_disk, Some(MessageId::RESIZE_DISK_RESPONSE), change;
+    SHRINK_DISK_REQUEST => shrink_disk, Some(MessageId::SHRINK_DISK_RESPONSE), change;
+    QUERY_SNAPSHOT_REQUEST => query_snapshot, Some(MessageId::QUERY_SNAPSHOT_RESPONSE), query;
+    GET_SNAPSHOT_REQUEST => get_snapshot, Some(MessageId::GET_SNAPSHOT_RESPONSE), query;
+    CREATE_SNAPSHOT_REQUEST => create_snapshot, Some(MessageId::CREATE_SNAPSHOT_RESPONSE), change;
+    RESTORE_SNAPSHOT_REQUEST => restore_snapshot, Some(MessageId::RESTORE_SNAPSHOT_RESPONSE), change;
+    DELETE_SNAPSHOT_REQUEST => delete_snapshot, Some(MessageId::DELETE_SNAPSHOT_RESPONSE), change;
 }
 
 #[cfg(test)]
