@@ -13,6 +13,7 @@ mod types;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -58,11 +59,18 @@ pub trait Hypervisor: Send + Sync {
     /// libvirt's autostart flag.
     async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change>;
 
+    /// Changes one thing of a domain's definition and nothing else of it, and of the running domain where that is possible.
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied>;
+
     /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
     async fn sample(&self, id: GuestId) -> Result<DomainSample>;
 
     /// Replaces the rules of a guest's filter; a running guest feels it at once.
     async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
+
+    /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
+    /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
 
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;

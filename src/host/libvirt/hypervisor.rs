@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -13,14 +14,14 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use crate::host::storage::selinux;
-use crate::host::{Change, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
+use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
 use crate::model::{GuestConfig, GuestId, PowerState, SecurityPolicy};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{domain, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -96,6 +97,17 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        let (shared, edit) = (self.shared.clone(), edit.clone());
+        let what = format!("change the {} of guest {id}", edit::subject(&edit));
+        let work = move |connection: &Connection| {
+            let what = format!("cannot change the {} of guest {id}", edit::subject(&edit));
+            let domain = find(connection, id, &what)?;
+            edit::change(connection, &shared, &domain, &edit, &what)
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
     async fn sample(&self, id: GuestId) -> Result<DomainSample> {
         let what = format!("read the figures of guest {id}");
         let work = move |connection: &Connection| {
@@ -122,6 +134,18 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await
     }
 
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
+        let command = command.to_owned();
+        // libvirt counts whole seconds, at least one.
+        let seconds = i32::try_from(deadline.as_secs().max(1)).unwrap_or(i32::MAX);
+        let work = move |connection: &Connection| {
+            let what = format!("cannot ask the agent of guest {id}");
+            let domain = find_running(connection, id, &what)?;
+            domain.qemu_agent_command(&command, seconds, 0).map_err(|error| agent_failed(&what, &error))
+        };
+        self.lanes.run(Lane::Sample(id), Effect::Reads, format!("ask the agent of guest {id}"), work).await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         self.events.lock().take()
     }
@@ -137,6 +161,17 @@ impl Libvirt {
         };
         self.lanes.run(Lane::Guest(id), Effect::Changes, format!("{verb} guest {id}"), work).await
     }
+}
+
+/// An agent that is not there is no trouble of libvirt's.
+fn agent_failed(what: &str, error: &VirtError) -> HostError {
+    let mut failed = failed(what, error);
+    match error.code() {
+        ErrorNumber::AgentUnresponsive => failed.kind = ErrorKind::Unsupported,
+        ErrorNumber::AgentCommandTimeout => failed.kind = ErrorKind::Unknown,
+        _ => {}
+    }
+    failed
 }
 
 fn lookup(connection: &Connection, id: GuestId) -> std::result::Result<Option<Domain>, VirtError> {

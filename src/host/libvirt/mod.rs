@@ -11,6 +11,7 @@
 mod capability;
 mod connection;
 mod domain;
+mod edit;
 mod error;
 mod events;
 mod filter;

@@ -6,6 +6,7 @@
 //! full disk, a lost connection, a guest started or stopped behind the node's back. Time is tokio's, so a test with paused time is
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
+mod edits;
 mod faults;
 mod traits;
 mod world;
@@ -154,6 +155,17 @@ impl SimHost {
     /// Paths under this one can't be read.
     pub fn set_unreadable(&self, path: &str) {
         self.inner.world.lock().unreadable.push(path.into());
+    }
+
+    /// The guest's agent answers to the command of this name with this JSON, while it runs.
+    pub fn set_agent_answer(&self, id: GuestId, command: &str, answer: &str) {
+        self.inner.world.lock().agents.entry(id).or_default().insert(command.into(), answer.into());
+    }
+
+    /// The commands that reached the guest's agent, oldest first.
+    pub fn agent_commands(&self, id: GuestId) -> Vec<String> {
+        let world = self.inner.world.lock();
+        world.agent_commands.iter().filter(|(guest, _)| *guest == id).map(|(_, command)| command.clone()).collect()
     }
 
     /// Replaces the bridge.

@@ -29,6 +29,8 @@ pub struct SimState {
 pub struct SimDomain {
     /// What it was defined with.
     pub config: GuestConfig,
+    /// What QEMU runs with; none while it does not run.
+    pub live: Option<GuestConfig>,
     /// Runs or not.
     pub power: PowerState,
     /// libvirt's autostart flag.
@@ -59,6 +61,10 @@ pub(super) struct World {
     overflowed: bool,
     started: BTreeMap<GuestId, Instant>,
     pools_made: u8,
+    /// What each guest's agent answers to a command.
+    pub(super) agents: BTreeMap<GuestId, BTreeMap<String, String>>,
+    /// What the agents were told.
+    pub(super) agent_commands: Vec<(GuestId, String)>,
 }
 
 impl World {
@@ -73,6 +79,8 @@ impl World {
             overflowed: false,
             started: BTreeMap::new(),
             pools_made: 0,
+            agents: BTreeMap::new(),
+            agent_commands: Vec::new(),
         }
     }
 
@@ -127,7 +135,7 @@ impl World {
         if self.state.domains.values().any(|domain| domain.config.name == guest.name) {
             return Err(exists("domain", &guest.name));
         }
-        let domain = SimDomain { config: guest.clone(), power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
+        let domain = SimDomain { config: guest.clone(), live: None, power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
         self.state.domains.insert(guest.id, domain);
         self.emit(HostEvent::Defined(guest.id));
         Ok(())
@@ -174,6 +182,7 @@ impl World {
             return Change::Unchanged;
         }
         domain.power = power;
+        domain.live = (power == PowerState::Running).then(|| domain.config.clone());
         if power == PowerState::Running {
             self.started.insert(id, Instant::now());
         } else {
@@ -200,6 +209,15 @@ impl World {
         let different = domain.filter.as_ref() != policy;
         domain.filter = policy.cloned();
         Ok(changed(different))
+    }
+
+    /// The agent of a running guest.
+    pub(super) fn agent(&self, id: GuestId, command: &str) -> Result<String> {
+        self.running(id)?;
+        let name =
+            serde_json::from_str::<serde_json::Value>(command).ok().and_then(|command| Some(command.get("execute")?.as_str()?.to_owned()));
+        let answer = name.and_then(|name| self.agents.get(&id)?.get(&name).cloned());
+        answer.ok_or_else(|| HostError::new(ErrorKind::Unsupported, format!("guest {id} has no agent that answers")))
     }
 
     /// A guest that keeps a tenth of its CPUs busy, half of its memory free, and moves 1 MiB/s each way.
@@ -304,7 +322,7 @@ impl World {
         self.state.domains.get(&id).ok_or_else(|| not_found("domain", &id))
     }
 
-    fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
+    pub(super) fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
         self.state.domains.get_mut(&id).ok_or_else(|| not_found("domain", &id))
     }
 }
@@ -325,6 +343,6 @@ fn not_found(what: &str, which: &dyn std::fmt::Display) -> HostError {
     HostError::new(ErrorKind::NotFound, format!("there is no {what} {which}"))
 }
 
-fn exists(what: &str, which: &dyn std::fmt::Display) -> HostError {
+pub(super) fn exists(what: &str, which: &dyn std::fmt::Display) -> HostError {
     HostError::new(ErrorKind::Exists, format!("there is another {what} {which} already"))
 }

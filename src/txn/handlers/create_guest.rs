@@ -3,7 +3,7 @@
 //! A create that fails at any step, or that gets done only after the Core has given up (§13.7), leaves nothing behind:
 //! no volume, no port, no domain, no filter, no line in `data/`.
 
-mod plan;
+pub(super) mod plan;
 
 use std::sync::Arc;
 

@@ -21,6 +21,10 @@ pub enum Job {
     Stop,
     /// It is being deleted.
     Delete,
+    /// A setting of it is being changed.
+    Configure,
+    /// Media are put into its drive or taken out.
+    Media,
 }
 
 impl Job {
@@ -30,6 +34,8 @@ impl Job {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Delete => "delete",
+            Self::Configure => "a change of its settings",
+            Self::Media => "a change of its media",
         }
     }
 }
