@@ -15,12 +15,16 @@ STEPS=14
 
 packages() { scripts/setup.sh; }
 
-build() { as_caller cargo build --release --locked --workspace --bins; }
+build() {
+  as_caller cargo build --quiet --release --locked --workspace --bins
+  "$CELL" --version
+  "$CORELET" --version
+}
 
 domain() {
   lab up "$LAB" --owner $$
   echo "host core   10.226.0.1  carries the switch and the Core"
-  echo "host cell1  10.226.0.2  bridge br0, libvirtd $(on cell1 virsh -c qemu:///system version --daemon | sed -n 's/^Running against daemon: *//p')"
+  echo "host cell1  10.226.0.2  bridge br0, libvirtd $(libvirt version --daemon | sed -n 's/^Running against daemon: *//p')"
 }
 
 start_cell() {
@@ -38,9 +42,7 @@ create() {
 }
 
 boot_disk() {
-  local volume
-  volume=$(on cell1 virsh -c qemu:///system domblklist "$GUEST" --details | awk '$2 == "disk" { print $4 }')
-  case $volume in /*) ;; *) volume=$(on cell1 virsh -c qemu:///system vol-path --pool local0 "$volume") ;; esac
+  local volume; volume=/var/lib/libvirt/images/local0/$(guest_id)_sys.qcow2
   lab boot-disk "$LAB" cell1 "$volume"
   echo "a boot sector of 103 bytes (tests/assets/boot.lst) is now at the beginning of $volume"
 }
@@ -58,7 +60,7 @@ status() { core status "$GUEST"; }
 
 picture() {
   local shot=$HOME_DIR/screen
-  on cell1 virsh -q -c qemu:///system screenshot "$GUEST" "$shot"
+  libvirt screenshot "$GUEST" "$shot"
   as_root cat "$shot" >"$OUT/screen"
   # libvirt hands out what its QEMU can do: PNG from 7.1 on, PPM before
   case $(head -c 2 "$OUT/screen") in
@@ -73,7 +75,7 @@ stop() { core stop "$GUEST"; }
 
 delete() {
   core delete "$GUEST"
-  ! on cell1 virsh -q -c qemu:///system list --all --name | grep . || { echo "libvirt still has it"; return 1; }
+  ! libvirt list --all --name | grep . || { echo "libvirt still has it"; return 1; }
 }
 
 take_down() {
@@ -87,6 +89,8 @@ CLEAR=''
 [ ! -t 1 ] || CLEAR=$(printf '\033[K')
 
 lab() { PATH=$PATH:/usr/sbin:/sbin as_root scripts/lab.sh "$@"; }
+# without a terminal to itself virsh doesn't look for a polkit agent
+libvirt() { on cell1 setsid --wait virsh -q -c qemu:///system "$@"; }
 on() { lab exec "$LAB" "$@"; }
 core() { on core "$CORELET" --listen 10.226.0.1 --quiet "$@"; }
 put() { as_root tee "$1" >/dev/null; }

@@ -36,7 +36,10 @@ async fn serve(mut peer: Peer, socket: UdpSocket) -> Result<(), Box<dyn Error>> 
         while let Some(event) = peer.poll_event() {
             match event {
                 PeerEvent::Message(message) => peer.send(&answer(&message, guest))?,
-                PeerEvent::Closed(reason) => return Ok(println!("{reason}")),
+                PeerEvent::Closed(reason) => {
+                    println!("{reason}");
+                    return Ok(());
+                }
                 _ => {}
             }
         }

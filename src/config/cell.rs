@@ -7,7 +7,7 @@ use std::str::FromStr;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::fields::Fields;
-use super::ConfigError;
+use super::{ConfigError, ImageSettings};
 
 /// The first port that a Core listens on for its Cells (transport §1, §4).
 pub const DEFAULT_CORE_PORT: u16 = 5600;
@@ -81,6 +81,8 @@ pub struct CellSettings {
     pub virtualization: Virtualization,
     /// A Core to dial without discovery, where multicast does not pass.
     pub core_address: Option<SocketAddrV4>,
+    /// Disk images.
+    pub images: ImageSettings,
     /// The log.
     pub log: LogSettings,
 }
@@ -92,6 +94,7 @@ impl Default for CellSettings {
             libvirt_uri: "qemu:///system".into(),
             virtualization: Virtualization::default(),
             core_address: None,
+            images: ImageSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -117,7 +120,8 @@ impl CellSettings {
             None => None,
             Some(text) => Some(core_address(&text).map_err(|reason| fields.error("core_address", reason))?),
         };
-        Ok(Self { bridge, libvirt_uri, virtualization, core_address, log: LogSettings::take(fields, default.log)? })
+        let images = ImageSettings::take(fields)?;
+        Ok(Self { bridge, libvirt_uri, virtualization, core_address, images, log: LogSettings::take(fields, default.log)? })
     }
 }
 

@@ -151,6 +151,7 @@ fn without_a_cell_cfg_everything_has_its_default() {
 fn every_key_of_cell_cfg_is_read() {
     let loaded = cell(
         r#"{"bridge": "br-lan", "libvirt_uri": "test:///default", "virtualization": "qemu", "core_address": "10.0.0.1:5601",
+            "image_tls": "verify", "image_ca": "/ca.pem", "image_cache_mib": 3,
             "log_level": "warn,cell::txn=debug", "log_days": 3, "log_file_mib": 1, "log_total_mib": 2}"#,
     )
     .unwrap();
@@ -159,6 +160,7 @@ fn every_key_of_cell_cfg_is_read() {
     assert_eq!((settings.bridge.as_str(), settings.libvirt_uri.as_str()), ("br-lan", "test:///default"));
     assert_eq!(settings.virtualization, Virtualization::Qemu);
     assert_eq!(settings.core_address, Some("10.0.0.1:5601".parse().unwrap()));
+    assert_eq!(settings.images, ImageSettings { tls: ImageTls::Verify, ca: Some("/ca.pem".into()), cache_bytes: 3 << 20 });
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("cell::txn", LevelFilter::DEBUG);
     assert_eq!(settings.log, LogSettings { filter, days: 3, file_bytes: 1 << 20, total_bytes: 2 << 20 });
 }
@@ -168,6 +170,15 @@ fn a_core_without_a_port_has_the_usual_one() {
     let settings = cell(r#"{"core_address": "10.0.0.1"}"#).unwrap().settings;
     assert_eq!(settings.core_address, Some(std::net::SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 5600)));
     assert_eq!(cell(r#"{"core_address": ""}"#).unwrap().settings.core_address, None);
+}
+
+#[test]
+fn naming_an_authority_means_that_image_servers_are_checked() {
+    assert_eq!(cell(r#"{"image_ca": "/ca.pem"}"#).unwrap().settings.images.tls, ImageTls::Verify);
+    let contrary = cell(r#"{"image_ca": "/ca.pem", "image_tls": "insecure"}"#).unwrap();
+    assert_eq!(contrary.settings.images.tls, ImageTls::Insecure);
+    assert!(contrary.warnings[0].contains("image_ca"), "{:?}", contrary.warnings);
+    assert_eq!(cell(r#"{"image_cache_mib": 0}"#).unwrap().settings.images.cache_bytes, 0);
 }
 
 #[test]
@@ -183,6 +194,9 @@ fn wrong_values_of_cell_cfg_name_the_key_and_what_is_right() {
         (r#"{"core_address": "224.0.0.1"}"#, "core_address", "IPv4 address"),
         (r#"{"core_address": "10.0.0.1:0"}"#, "core_address", "IPv4 address"),
         (r#"{"core_address": "10.0.0.1:70000"}"#, "core_address", "IPv4 address"),
+        (r#"{"image_tls": "maybe"}"#, "image_tls", "\"verify\" or \"insecure\""),
+        (r#"{"image_ca": "ca.pem"}"#, "image_ca", "absolute path"),
+        (r#"{"image_cache_mib": -1}"#, "image_cache_mib", "from 0"),
         (r#"{"log_level": "inof"}"#, "log_level", "error, warn, info"),
         (r#"{"log_level": "info,cell=loud"}"#, "log_level", "error, warn, info"),
         (r#"{"log_days": 0}"#, "log_days", "from 1"),

@@ -1,6 +1,6 @@
-//! What the node needs of its host, as traits: hypervisor, storage and network.
+//! What the node needs of its host, as traits: hypervisor, storage, network and image servers.
 //!
-//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images), `network` (bridge) and, for tests and scale,
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files and image transfers), `network` (bridge) and, for tests and scale,
 //! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
@@ -8,7 +8,8 @@ mod error;
 pub mod libvirt;
 pub mod network;
 pub mod sim;
-mod storage;
+pub mod storage;
+mod transfer;
 mod types;
 
 use std::net::Ipv4Addr;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
 
 pub use error::{ErrorKind, HostError};
+pub use transfer::Transfer;
 pub use types::*;
 
 /// Result of a host operation.
@@ -99,6 +101,24 @@ pub trait Storage: Send + Sync {
     async fn space(&self, paths: &[String]) -> DiskSpace;
 }
 
+/// System disks from and to the domain's image servers (contract §9.2). Each takes as long as it takes: it ends when it is done, when
+/// nothing moves any more, or when its [`Transfer`] is stopped.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// Fetches a disk image into a file beside the existing disk `disk` (its path), checks it, and grows it to `capacity` bytes. The disk
+    /// itself is not touched; on failure nothing is left beside it.
+    async fn fetch(&self, image: &ImageLocation, disk: &str, capacity: u64, transfer: &Transfer) -> Result<()>;
+
+    /// Puts what [`Images::fetch`] left beside the disk in its place, in one step.
+    async fn install(&self, disk: &str) -> Result<()>;
+
+    /// Removes what a fetch left beside the disk; unchanged when there is nothing.
+    async fn discard(&self, disk: &str) -> Result<Change>;
+
+    /// Sends a disk's file to the image server; gives its size in bytes. The disk must not change meanwhile.
+    async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64>;
+}
+
 /// The bridge that guests are joined to and the domain is reached through.
 #[async_trait]
 pub trait Network: Send + Sync {
@@ -106,7 +126,7 @@ pub trait Network: Send + Sync {
     fn bridge(&self) -> Result<Bridge>;
 }
 
-/// The three of them.
+/// All of them.
 #[derive(Clone)]
 pub struct Host {
     /// Domains.
@@ -115,6 +135,8 @@ pub struct Host {
     pub storage: Arc<dyn Storage>,
     /// Bridge.
     pub network: Arc<dyn Network>,
+    /// Image servers.
+    pub images: Arc<dyn Images>,
 }
 
 /// A Linux bridge.
@@ -124,7 +146,7 @@ pub struct Bridge {
     pub name: String,
     /// Interface index, for multicast membership.
     pub index: u32,
-    /// MAC address.
+    /// MAC address; all zero on a bridge that lost its last port and was given none of its own.
     pub mac: [u8; 6],
     /// First IPv4 address, when it has one.
     pub address: Option<Ipv4Addr>,

@@ -128,3 +128,16 @@ pub struct DiskSpace {
     /// Paths that could not be read, with the reason.
     pub unreadable: Vec<String>,
 }
+
+/// A disk image on an image server, as the Core names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLocation {
+    /// Id on the image server.
+    pub id: String,
+    /// Name or address of the image server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Size of the image in bytes as announced; 0 where the image is yet to be made.
+    pub size: u64,
+}

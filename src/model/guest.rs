@@ -125,6 +125,9 @@ pub struct GuestConfig {
     /// Absent = never configured, everything accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<SecurityPolicy>,
+    /// Its system disk is not complete: a start of the service that finds this takes the guest back. Not of the reference, which passes it over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unfinished: bool,
     /// Keys that this version does not know; kept as they were found.
     #[serde(flatten)]
     pub extra: Extra,
@@ -221,8 +224,9 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A finished, stopped guest.
+    /// A stopped guest, created unless its configuration says that it is unfinished.
     pub fn new(config: impl Into<Arc<GuestConfig>>) -> Self {
-        Self { config: config.into(), created: true, progress: 0, power: PowerState::Stopped, address: None, media: None }
+        let config = config.into();
+        Self { created: !config.unfinished, config, progress: 0, power: PowerState::Stopped, address: None, media: None }
     }
 }

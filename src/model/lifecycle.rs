@@ -32,6 +32,8 @@ pub enum Operation {
     Reset,
     /// Remove it with its disks.
     Delete,
+    /// Read or replace its disks.
+    UseDisks,
 }
 
 /// Why an operation is refused.
@@ -60,18 +62,20 @@ pub enum Refusal {
 /// The phase after `operation` succeeded, or why it is refused in `phase`.
 /// A shutdown leaves the guest running: it stops when it wants to, and libvirt tells then.
 pub fn next(phase: Phase, operation: Operation) -> Result<Phase, Refusal> {
-    use Operation::{Delete, ForceStop, Reboot, Reset, Shutdown, Start};
+    use Operation::{Delete, ForceStop, Reboot, Reset, Shutdown, Start, UseDisks};
     match (phase, operation) {
+        (Phase::Incomplete, Delete) => Ok(Phase::Gone),
         (Phase::Incomplete, _) => Err(Refusal::Incomplete),
         (Phase::Gone, _) => Err(Refusal::Gone),
+        (Phase::Stopped, UseDisks) => Ok(Phase::Stopped),
         (Phase::Stopped, Start) => Ok(Phase::Running),
         (Phase::Running, Start) => Err(Refusal::AlreadyRunning),
         (Phase::Running, Shutdown | Reboot | Reset) => Ok(Phase::Running),
         (Phase::Running, ForceStop) => Ok(Phase::Stopped),
         (Phase::Stopped, Shutdown | ForceStop | Reboot | Reset) => Err(Refusal::NotRunning),
         (Phase::Stopped | Phase::Lost, Delete) => Ok(Phase::Gone),
-        (Phase::Running, Delete) => Err(Refusal::StillRunning),
-        (Phase::Lost, Start | Shutdown | ForceStop | Reboot | Reset) => Err(Refusal::Lost),
+        (Phase::Running, Delete | UseDisks) => Err(Refusal::StillRunning),
+        (Phase::Lost, Start | Shutdown | ForceStop | Reboot | Reset | UseDisks) => Err(Refusal::Lost),
     }
 }
 
@@ -93,10 +97,21 @@ mod tests {
 
     #[test]
     fn the_whole_table() {
-        use Operation::{Delete, ForceStop, Reboot, Reset, Shutdown, Start};
-        let operations = [Start, Shutdown, ForceStop, Reboot, Reset, Delete];
+        use Operation::{Delete, ForceStop, Reboot, Reset, Shutdown, Start, UseDisks};
+        let operations = [Start, Shutdown, ForceStop, Reboot, Reset, Delete, UseDisks];
         let table = [
-            (Phase::Incomplete, [Err(Refusal::Incomplete); 6]),
+            (
+                Phase::Incomplete,
+                [
+                    Err(Refusal::Incomplete),
+                    Err(Refusal::Incomplete),
+                    Err(Refusal::Incomplete),
+                    Err(Refusal::Incomplete),
+                    Err(Refusal::Incomplete),
+                    Ok(Phase::Gone),
+                    Err(Refusal::Incomplete),
+                ],
+            ),
             (
                 Phase::Stopped,
                 [
@@ -106,6 +121,7 @@ mod tests {
                     Err(Refusal::NotRunning),
                     Err(Refusal::NotRunning),
                     Ok(Phase::Gone),
+                    Ok(Phase::Stopped),
                 ],
             ),
             (
@@ -117,13 +133,22 @@ mod tests {
                     Ok(Phase::Running),
                     Ok(Phase::Running),
                     Err(Refusal::StillRunning),
+                    Err(Refusal::StillRunning),
                 ],
             ),
             (
                 Phase::Lost,
-                [Err(Refusal::Lost), Err(Refusal::Lost), Err(Refusal::Lost), Err(Refusal::Lost), Err(Refusal::Lost), Ok(Phase::Gone)],
+                [
+                    Err(Refusal::Lost),
+                    Err(Refusal::Lost),
+                    Err(Refusal::Lost),
+                    Err(Refusal::Lost),
+                    Err(Refusal::Lost),
+                    Ok(Phase::Gone),
+                    Err(Refusal::Lost),
+                ],
             ),
-            (Phase::Gone, [Err(Refusal::Gone); 6]),
+            (Phase::Gone, [Err(Refusal::Gone); 7]),
         ];
         for (phase, results) in table {
             for (operation, result) in operations.into_iter().zip(results) {

@@ -74,7 +74,7 @@ impl Driver {
             pending: VecDeque::new(),
             datagram: vec![0; MAX_DATAGRAM],
             strangers: RateLimit::default(),
-            failures: RateLimit::default(),
+            failures: RateLimit::new(1, Duration::from_secs(30)),
             driver: self,
         };
         wiring.run().await;
@@ -196,7 +196,7 @@ impl Wiring {
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.membership.socket_refused(now);
         } else if let Some(more) = self.failures.pass(now) {
-            warn!(more, "the connection's socket reports: {error}");
+            warn!("the connection's socket reports: {error}{more}");
         }
     }
 
@@ -212,7 +212,7 @@ impl Wiring {
                     let datagram = self.datagram.get(..length).unwrap_or_default();
                     if let Err(error) = self.membership.receive(now, datagram) {
                         if let Some(more) = self.strangers.pass(now) {
-                            warn!(more, "ignored a datagram on the connection: {}", chain(&error));
+                            warn!("ignored a datagram on the connection: {}{more}", chain(&error));
                         }
                     }
                 }
@@ -234,7 +234,7 @@ impl Wiring {
                     let datagram = self.datagram.get(..length).unwrap_or_default();
                     if let Err(error) = self.membership.handle_echo(now, datagram) {
                         if let Some(more) = self.strangers.pass(now) {
-                            warn!(more, "ignored an echo from {source}: {}", chain(&error));
+                            warn!("ignored an echo from {source}: {}{more}", chain(&error));
                         }
                     }
                 }
@@ -274,7 +274,7 @@ impl Wiring {
             Err(error) => {
                 let now = self.now();
                 if let Some(more) = self.failures.pass(now) {
-                    warn!(more, "dropped {}: {}", outgoing.message.id, chain(&error));
+                    warn!("dropped {}: {}{more}", outgoing.message.id, chain(&error));
                 }
             }
         }

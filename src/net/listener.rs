@@ -210,7 +210,7 @@ impl Listener {
             let datagram = self.datagram.get(..length).unwrap_or_default();
             if let Err(error) = self.hub.receive(now, remote, datagram) {
                 if let Some(more) = self.strangers.pass(now) {
-                    warn!(more, "ignored a datagram from {remote}: {}", chain(&error));
+                    warn!("ignored a datagram from {remote}: {}{more}", chain(&error));
                 }
             }
         }
@@ -233,7 +233,7 @@ impl Listener {
             };
             if let Err(reason) = sent {
                 if let Some(more) = self.strangers.pass(now) {
-                    warn!(more, "no echo for the ping from {source}: {reason}");
+                    warn!("no echo for the ping from {source}: {reason}{more}");
                 }
             }
         }

@@ -20,4 +20,4 @@ pub use error::{NetError, SendError};
 pub use handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound};
 pub use interface::Interface;
 pub use listener::{Discovery, Listener, ListenerConfig, ListenerHandle, PORTS};
-pub use rate_limit::RateLimit;
+pub use rate_limit::{RateLimit, Suppressed};

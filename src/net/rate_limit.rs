@@ -1,6 +1,20 @@
 //! Bounded logging of what the network can trigger.
 
+use std::fmt;
 use std::time::Duration;
+
+/// How many events were swallowed since the last that was logged; the end of a line of the log, empty for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suppressed(pub u64);
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} more of this kind were not logged)"),
+        }
+    }
+}
 
 /// Lets some events through per period and counts the others.
 #[derive(Debug)]
@@ -19,7 +33,7 @@ impl RateLimit {
     }
 
     /// Whether an event at `now` (since any fixed moment) may be logged: then the number of events swallowed before it.
-    pub fn pass(&mut self, now: Duration) -> Option<u64> {
+    pub fn pass(&mut self, now: Duration) -> Option<Suppressed> {
         if now.saturating_sub(self.started) >= self.period {
             self.started = now;
             self.passed = 0;
@@ -29,7 +43,7 @@ impl RateLimit {
             return None;
         }
         self.passed += 1;
-        Some(std::mem::take(&mut self.suppressed))
+        Some(Suppressed(std::mem::take(&mut self.suppressed)))
     }
 }
 

@@ -94,7 +94,12 @@ impl Context {
         self.event(Message::new(id).string(Key::Instance, guest.to_string()));
     }
 
-    /// Waits for the guest to be free of other transactions, at most until the deadline.
+    /// Sends a message to the Core's own transaction that asked; dropped when its connection is gone.
+    pub fn notify(&self, message: Message) {
+        self.node.outbox.send(Some(self.link), message.from_session(self.session.0).to_session(self.request.from));
+    }
+
+    /// Waits for the guest to be free of other transactions, at most until the deadline, and not at all for one that takes long.
     pub async fn job(&self, guest: GuestId, job: Job) -> Result<JobGuard, Failure> {
         self.node.jobs.acquire(guest, job, self.deadline).await
     }

@@ -116,9 +116,10 @@ impl Engine {
         }
     }
 
-    /// From now on new requests are refused; those under way go on.
+    /// From now on new requests are refused; those under way go on, but for transfers of disks, which are stopped and taken back.
     pub fn close(&mut self) {
         self.closed = true;
+        self.node.transfers.close();
     }
 }
 

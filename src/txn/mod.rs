@@ -6,7 +6,8 @@
 //! nothing to the wire until it is durable.
 //!
 //! `engine` hands out sessions and deadlines; `handlers` has one file per transaction and the one dispatch table; `node` is the
-//! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests.
+//! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
+//! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
 mod context;
@@ -16,10 +17,12 @@ pub mod handlers;
 pub mod monitor;
 pub mod node;
 mod params;
+pub mod recovery;
 pub mod secrets;
 mod session;
 #[cfg(test)]
 mod testing;
+mod transfer;
 mod undo;
 pub mod usage;
 

@@ -176,3 +176,27 @@ pub(super) fn start_request(id: GuestId) -> Message {
 pub(super) fn stop_request(id: GuestId, flags: [u64; 2]) -> Message {
     about(MessageId::STOP_INSTANCE_REQUEST, id).uints(Key::Option, flags)
 }
+
+/// A request for a guest whose system disk is cloned from [`IMAGE`].
+pub(super) fn clone_request(id: GuestId, name: &str) -> Message {
+    with_image(create_request(id, name)).uint(Key::Size, IMAGE_SIZE)
+}
+
+/// A new system disk from [`IMAGE`].
+pub(super) fn reset_request(id: GuestId) -> Message {
+    let request = Message::new(MessageId::RESET_SYSTEM_REQUEST).string(Key::Guest, id.to_string());
+    with_image(request).uint(Key::Size, IMAGE_SIZE)
+}
+
+/// An image from a guest's system disk.
+pub(super) fn export_request(id: GuestId) -> Message {
+    with_image(Message::new(MessageId::CREATE_DISK_IMAGE_REQUEST).string(Key::Guest, id.to_string()))
+}
+
+/// The image that requests of the tests name, and its size in bytes.
+pub(super) const IMAGE: &str = "c13b15ea-9d3c-458f-8b1e-853fe09e9b9c";
+pub(super) const IMAGE_SIZE: u64 = 25_493_504;
+
+fn with_image(request: Message) -> Message {
+    request.string(Key::Image, IMAGE).string(Key::Host, "10.226.0.1").uint(Key::Port, 5801)
+}

@@ -1,7 +1,7 @@
 //! CPU, memory, disk and network figures of running guests, kept fresh only for guests that somebody asks about.
 //!
-//! Contract: an answer never waits long for a busy guest. A figure younger than [`FRESH`] is given at once; an older one is
-//! renewed, and given as it was when that takes longer than [`PATIENCE`]. One sample per guest is under way at most. A guest
+//! Contract: an answer never waits long for a busy guest. A figure younger than `FRESH` is given at once; an older one is
+//! renewed, and given as it was when that takes longer than `PATIENCE`. One sample per guest is under way at most. A guest
 //! that was asked about lately is sampled in the background, so that a watcher gets its answers from memory.
 
 use std::collections::HashMap;

@@ -7,23 +7,16 @@ use super::lab::{pool_directory, power, wait_for, Lab, DISK, POOL};
 
 /// Prints a line on the serial port and halts.
 fn boot_sector(line: &str) -> Vec<u8> {
-    let code = [
+    let mut sector = vec![
         0x31, 0xC0, 0x8E, 0xD8, // xor ax, ax; mov ds, ax
-        0xBE, 0x1D, 0x7C, // mov si, text
-        0xAC, 0x84, 0xC0, 0x74, 0x0E, // next: lodsb; test al, al; jz halt
+        0xBE, 0x20, 0x7C, // mov si, text
+        0xAC, 0x84, 0xC0, 0x74, 0x11, // next: lodsb; test al, al; jz halt
         0x88, 0xC3, 0xBA, 0xFD, 0x03, // mov bl, al; mov dx, line status
         0xEC, 0xA8, 0x20, 0x74, 0xFB, // wait: in al, dx; test al, empty; jz wait
         0x88, 0xD8, 0xB2, 0xF8, 0xEE, // mov al, bl; mov dl, data; out dx, al
         0xEB, 0xEA, // jmp next
+        0xF4, 0xEB, 0xFD, // halt: hlt; jmp halt
     ];
-    let mut sector = code.to_vec();
-    // halt: hlt; jmp halt
-    sector.extend([0xF4, 0xEB, 0xFD]);
-    let text = 0x7C00 + u16::try_from(sector.len()).unwrap();
-    sector[5..7].copy_from_slice(&text.to_le_bytes());
-    let halt = i8::try_from(code.len()).unwrap();
-    sector[11] = (halt - 12) as u8;
-    sector[28] = (7 - halt) as u8;
     sector.extend(line.bytes().chain([0]));
     sector.resize(510, 0);
     sector.extend([0x55, 0xAA]);

@@ -181,6 +181,14 @@ pub(crate) enum Command {
     },
     /// Measure how fast the Cell answers and what that costs it
     Bench(BenchArgs),
+    /// Send a captured Core's requests to the Cell and compare the answers with the captured ones by meaning
+    Replay {
+        /// Capture: one JSON object a line with t, from (core or cell) and message
+        capture: PathBuf,
+        /// Do not send requests of this name; repeat it
+        #[arg(long, value_name = "NAME")]
+        skip: Vec<String>,
+    },
     /// Take commands line by line, from a terminal or a pipe, while the Core stays up
     Shell {
         /// End at the first command that fails

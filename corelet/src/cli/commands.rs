@@ -5,6 +5,7 @@ use std::time::Duration;
 use cell::model::GuestId;
 use serde_json::{json, Value};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{Command, CreateArgs, GuestState, MediaArgs, Options, StopArgs};
 use super::error::CliError;
@@ -31,6 +32,38 @@ pub(crate) struct Session {
     pub(crate) core: Core,
     pub(crate) options: Options,
     pub(crate) output: Output,
+    pub(crate) tidy: Tidy,
+}
+
+/// Whether an interrupted command has to tidy up before it may end.
+#[derive(Debug, Default)]
+pub(crate) struct Tidy {
+    stop: CancellationToken,
+    needed: std::cell::Cell<bool>,
+}
+
+impl Tidy {
+    /// From now on there is something to tidy up; the token tells when to begin with it.
+    pub(crate) fn begin(&self) -> CancellationToken {
+        self.needed.set(true);
+        self.stop.clone()
+    }
+
+    /// Everything is tidy again.
+    pub(crate) fn end(&self) {
+        self.needed.set(false);
+    }
+
+    /// True once it was called off.
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Calls the command off; true when it has to tidy up first.
+    pub(crate) fn call_off(&self) -> bool {
+        self.stop.cancel();
+        self.needed.get()
+    }
 }
 
 impl Session {
@@ -62,6 +95,7 @@ impl Session {
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
+            Command::Replay { capture, skip } => self.replay(&capture, &skip).await,
             Command::Bench(arguments) => self.bench(&arguments).await,
             Command::PpmToPng { input, output } => Ok(ppm::convert(&input, &output)?),
             Command::Shell { .. } => Err(CliError::Usage("this is the shell already".into())),

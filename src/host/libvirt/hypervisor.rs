@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use virt::domain::Domain;
 use virt::error::{Error as VirtError, ErrorNumber};
 use virt::nwfilter::NWFilter;
@@ -74,9 +74,22 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, id: GuestId) -> Result<Change> {
         let what = format!("force guest {id} to stop");
-        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, what.clone(), move |connection| destroy(connection, id, &what)));
-        if let Ok(ended) = tokio::time::timeout(qemu::GRACE, ending.as_mut()).await {
-            return ended;
+        let (begin, begun) = oneshot::channel();
+        let work = move |connection: &Connection| {
+            let _ = begin.send(());
+            destroy(connection, id, &what)
+        };
+        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, format!("force guest {id} to stop"), work));
+        let grace_is_over = async {
+            match begun.await {
+                Ok(()) => tokio::time::sleep(qemu::GRACE).await,
+                // The call ended before libvirt was asked; it says why itself.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = ending.as_mut() => return ended,
+            () = grace_is_over => {}
         }
         // It does not matter whether this ends before the call does: what counts is what libvirt says.
         let _ = tokio::task::spawn_blocking(move || qemu::kill_process(id)).await;

@@ -3,9 +3,9 @@
 //! Contract: the only module that knows the `virt` crate. [`Libvirt`] implements [`Hypervisor`](super::Hypervisor) and
 //! [`Storage`](super::Storage):
 //!
-//! - every call runs on a thread for blocking work, with a deadline, at most one at a time for each guest ([`lanes`], [`turns`]);
-//! - connections are watched and re-made ([`watcher`], [`connection`]): after a restart of libvirtd everything works again by itself;
-//! - state is told by libvirt's events ([`events`]), with a full list after every (re)connect; nothing is polled;
+//! - every call runs on a thread for blocking work, with a deadline, at most one at a time for each guest (`lanes`, `turns`);
+//! - connections are watched and re-made (`watcher`, `connection`): after a restart of libvirtd everything works again by itself;
+//! - state is told by libvirt's events (`events`), with a full list after every (re)connect; nothing is polled;
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
 mod capability;

@@ -9,7 +9,7 @@ use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
 use virt::sys;
 
-use crate::host::storage::selinux;
+use crate::host::storage::{discard_cache, selinux};
 use crate::host::{Change, ErrorKind, HostError, Result};
 use crate::model::{Pool, PoolMode};
 
@@ -120,7 +120,8 @@ pub(super) fn read(pool: &StoragePool, name: &str) -> Result<Pool> {
     let what = format!("cannot list the volumes of the storage pool {name}");
     if pool.is_active().map_err(|error| failed(&what, &error))? {
         let volumes = pool.list_volumes().map_err(|error| failed(&what, &error))?;
-        described.volumes = volumes.into_iter().map(|volume| (volume, true)).collect();
+        // Hidden files are no volumes: an image on its way, and the cache of images.
+        described.volumes = volumes.into_iter().filter(|volume| !volume.starts_with('.')).map(|volume| (volume, true)).collect();
     }
     Ok(described)
 }
@@ -167,7 +168,7 @@ pub(super) fn remove(connection: &Connection, name: &str) -> Result<Change> {
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(Change::Unchanged),
         Err(error) => return Err(error),
     };
-    let target = describe(&pool, name)?.target;
+    let Pool { target, mode, .. } = describe(&pool, name)?;
     if pool.is_active().map_err(|error| failed(&what, &error))? {
         pool.destroy().map_err(|error| failed(&what, &error))?;
     }
@@ -175,6 +176,9 @@ pub(super) fn remove(connection: &Connection, name: &str) -> Result<Change> {
         Ok(()) => {}
         Err(error) if is_missing(&error) => {}
         Err(error) => return Err(failed(&what, &error)),
+    }
+    if mode == PoolMode::Local {
+        discard_cache(Path::new(&target));
     }
     // Fails where files are left or something is still mounted, which is just what is wanted then.
     let _ = std::fs::remove_dir(&target);

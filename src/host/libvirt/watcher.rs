@@ -3,8 +3,11 @@
 //! Contract: the stream starts with [`HostEvent::Connected`] and a full list. After the connection broke it says so once, tries every
 //! [`BACK_OFF`] and lists everything anew. Events that arrive while the list is made are told after it: the last one about a domain is then
 //! never older than the list, so the receiver always ends up with the truth.
+//!
+//! A libvirtd that has just started lists a domain as running until it finds its QEMU gone, and then tells nobody. So after a (re)connect the
+//! list is made a few times more ([`SETTLING`]), and what differs is told as events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +26,8 @@ use super::Shared;
 /// Pause between two attempts to reconnect.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
-/// A libvirtd that has just started lists guests as running whose QEMU processes it has yet to look for, and tells no event when it
-/// finds one gone (seen with 9.0). So it is asked again this long after connecting.
-const SECOND_LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// When, after a (re)connect, the list is checked again: libvirtd looks after its guests one by one.
+const SETTLING: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 
 /// The receiver of the events is gone: there is nobody left to watch for.
 struct NobodyListens;
@@ -71,62 +73,77 @@ impl Watcher {
 
 /// Tells what one connection says, until it breaks.
 async fn tell(out: &mpsc::Sender<HostEvent>, session: Session) -> std::result::Result<(), NobodyListens> {
-    let (connected, (mut subscription, domains)) = (Instant::now(), session);
-    let mut told = powers(&domains);
+    let (mut subscription, domains) = session;
+    let connected = Instant::now();
+    let mut checks = SETTLING.into_iter();
+    let mut check = checks.next();
+    let mut known = powers(&domains);
     out.send(HostEvent::Connected(domains)).await.map_err(|_| NobodyListens)?;
-    let mut looks = SECOND_LOOKS.into_iter().map(|after| connected + after);
-    let mut look = looks.next();
-    let broken = loop {
-        let notice = match look {
-            None => subscription.next().await,
-            Some(time) => tokio::select! {
-                notice = subscription.next() => notice,
-                () = tokio::time::sleep_until(time) => {
-                    look = looks.next();
-                    let (listed, back) = list_again(subscription).await;
-                    subscription = back;
-                    let Ok(domains) = listed else { break subscription };
-                    for (id, power) in powers(&domains) {
-                        if told.insert(id, power).is_some_and(|before| before != power) {
-                            out.send(HostEvent::Power { id, power }).await.map_err(|_| NobodyListens)?;
-                        }
-                    }
-                    continue;
-                }
-            },
-        };
-        let event = match notice {
-            Some(Notice::Closed) => break subscription,
-            Some(Notice::Lifecycle(id, what)) => event(id, what),
-            None => {
-                tracing::warn!("libvirt's events came faster than they were used; listing all domains anew");
-                let (listed, back) = list_again(subscription).await;
-                subscription = back;
-                match listed {
-                    Ok(domains) => {
-                        told = powers(&domains);
-                        HostEvent::Connected(domains)
-                    }
-                    Err(_) => break subscription,
-                }
+    loop {
+        let due = async {
+            match check {
+                Some(after) => tokio::time::sleep_until(connected + after).await,
+                None => std::future::pending().await,
             }
         };
-        if let HostEvent::Power { id, power } = &event {
-            told.insert(*id, *power);
+        let told = tokio::select! {
+            told = subscription.next() => Some(told),
+            () = due => None,
+        };
+        let listed = match told {
+            Some(Some(Notice::Closed)) => break,
+            Some(Some(Notice::Lifecycle(id, what))) => {
+                note(&mut known, id, what);
+                out.send(event(id, what)).await.map_err(|_| NobodyListens)?;
+                continue;
+            }
+            Some(None) | None => {
+                let (listed, back) = blocking(move || (list(subscription.connection()), subscription)).await;
+                subscription = back;
+                listed
+            }
+        };
+        // A connection that can't list is of no use any more.
+        let Ok(domains) = listed else { break };
+        let now = powers(&domains);
+        if told.is_some() {
+            tracing::warn!("libvirt's events came faster than they were used; all domains were listed anew");
+            out.send(HostEvent::Connected(domains)).await.map_err(|_| NobodyListens)?;
+        } else {
+            check = checks.next();
+            for event in differences(&known, &now) {
+                out.send(event).await.map_err(|_| NobodyListens)?;
+            }
         }
-        out.send(event).await.map_err(|_| NobodyListens)?;
-    };
+        known = now;
+    }
     // Closing waits for libvirtd's answer when there still is one.
-    blocking(move || drop(broken)).await;
+    blocking(move || drop(subscription)).await;
     Ok(())
 }
 
-fn powers(domains: &[DomainStatus]) -> HashMap<GuestId, PowerState> {
+/// Power states by domain.
+type Powers = HashMap<GuestId, PowerState>;
+
+fn powers(domains: &[DomainStatus]) -> Powers {
     domains.iter().map(|domain| (domain.id, domain.power)).collect()
 }
 
-async fn list_again(subscription: Subscription) -> (Result<Vec<DomainStatus>>, Subscription) {
-    blocking(move || (list(subscription.connection()), subscription)).await
+fn note(known: &mut Powers, id: GuestId, what: Lifecycle) {
+    match what {
+        Lifecycle::Running => known.insert(id, PowerState::Running),
+        Lifecycle::Stopped => known.insert(id, PowerState::Stopped),
+        Lifecycle::Undefined => known.remove(&id),
+        Lifecycle::Defined => Some(*known.entry(id).or_insert(PowerState::Stopped)),
+    };
+}
+
+/// What happened between two lists.
+fn differences(before: &Powers, now: &Powers) -> Vec<HostEvent> {
+    let gone = before.keys().filter(|id| !now.contains_key(id)).map(|id| HostEvent::Undefined(*id));
+    let new = now.keys().filter(|id| !before.contains_key(id)).map(|id| HostEvent::Defined(*id));
+    let changed = now.iter().filter(|(id, power)| before.get(id).unwrap_or(&PowerState::Stopped) != *power);
+    gone.chain(new).chain(changed.map(|(id, power)| HostEvent::Power { id: *id, power: *power })).collect()
 }
 
 fn event(id: GuestId, what: Lifecycle) -> HostEvent {
@@ -173,7 +190,7 @@ pub(super) fn list(connection: &Connection) -> Result<Vec<DomainStatus>> {
     let failed = |error: virt::error::Error| failed("cannot list the domains of this host", &error);
     let all = connection.list_all_domains(0).map_err(failed)?;
     let starting = connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART).map_err(failed)?;
-    let starting: std::collections::HashSet<_> = starting.iter().filter_map(|domain| domain.get_uuid().ok()).collect();
+    let starting: HashSet<_> = starting.iter().filter_map(|domain| domain.get_uuid().ok()).collect();
     let status = |domain: &virt::domain::Domain| {
         let uuid = domain.get_uuid().ok()?;
         Some(DomainStatus {
@@ -191,5 +208,37 @@ pub(super) fn power(domain: &virt::domain::Domain) -> PowerState {
     match domain.get_id() {
         Some(_) => PowerState::Running,
         None => PowerState::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_between_two_lists_is_told() {
+        let id = |byte| GuestId::from_bytes([byte; 16]);
+        let before = Powers::from([(id(1), PowerState::Running), (id(2), PowerState::Running), (id(3), PowerState::Stopped)]);
+        let now = Powers::from([(id(1), PowerState::Running), (id(2), PowerState::Stopped), (id(4), PowerState::Running)]);
+        let told = differences(&before, &now);
+        assert_eq!(told.len(), 4);
+        assert!(told.contains(&HostEvent::Power { id: id(2), power: PowerState::Stopped }));
+        assert!(told.contains(&HostEvent::Undefined(id(3))));
+        assert!(told.contains(&HostEvent::Defined(id(4))));
+        assert!(told.contains(&HostEvent::Power { id: id(4), power: PowerState::Running }));
+        assert_eq!(differences(&now, &now), []);
+    }
+
+    #[test]
+    fn events_keep_what_is_known_up_to_date() {
+        let id = GuestId::from_bytes([1; 16]);
+        let mut known = Powers::new();
+        note(&mut known, id, Lifecycle::Defined);
+        assert_eq!(known.get(&id), Some(&PowerState::Stopped));
+        note(&mut known, id, Lifecycle::Running);
+        note(&mut known, id, Lifecycle::Defined);
+        assert_eq!(known.get(&id), Some(&PowerState::Running));
+        note(&mut known, id, Lifecycle::Undefined);
+        assert!(known.is_empty());
     }
 }

@@ -30,6 +30,10 @@ pub enum Operation {
     CreateVolume,
     DeleteVolume,
     Bridge,
+    Fetch,
+    Install,
+    Discard,
+    Upload,
 }
 
 /// Whether a failing operation was carried out all the same.

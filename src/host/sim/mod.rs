@@ -8,6 +8,7 @@
 
 mod edits;
 mod faults;
+mod images;
 mod traits;
 mod world;
 
@@ -25,6 +26,7 @@ use super::{Bridge, Host, HostEvent};
 use crate::model::{GuestId, PowerState};
 
 pub use faults::{Effect, Fault, Operation};
+pub use images::{SimImage, SimPart};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
 
 use faults::Plan;
@@ -68,10 +70,10 @@ impl SimHost {
         }
     }
 
-    /// It as the three traits.
+    /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), network: this }
+        Host { hypervisor: this.clone(), storage: this.clone(), network: this.clone(), images: this }
     }
 
     /// All there is of it now.
@@ -166,6 +168,16 @@ impl SimHost {
     pub fn agent_commands(&self, id: GuestId) -> Vec<String> {
         let world = self.inner.world.lock();
         world.agent_commands.iter().filter(|(guest, _)| *guest == id).map(|(_, command)| command.clone()).collect()
+    }
+
+    /// An image server has this image from now on.
+    pub fn put_image(&self, id: &str, image: SimImage) {
+        self.inner.world.lock().servers.insert(id.into(), image);
+    }
+
+    /// What was uploaded so far: image id -> path of the disk that it was made from.
+    pub fn uploads(&self) -> std::collections::BTreeMap<String, String> {
+        self.inner.world.lock().uploads.clone()
     }
 
     /// Replaces the bridge.

@@ -78,7 +78,7 @@ impl SimHost {
     }
 }
 
-fn planned(operation: Operation, kind: ErrorKind) -> HostError {
+pub(super) fn planned(operation: Operation, kind: ErrorKind) -> HostError {
     HostError::new(kind, format!("{operation:?} failed on demand"))
 }
 

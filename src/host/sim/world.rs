@@ -6,6 +6,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 
 use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Result, VolumeInfo};
+use super::images::{SimImage, SimPart};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
 
 /// Bytes that an empty volume takes on the disk (the tables of a qcow2 file with preallocated metadata).
@@ -22,6 +23,10 @@ pub struct SimState {
     pub pools: BTreeMap<String, SimPool>,
     /// Directories of pools, also of removed ones that were not empty: volume name -> virtual size in bytes.
     pub directories: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Disks that hold an image, by path: its id.
+    pub contents: BTreeMap<String, String>,
+    /// Images that lie beside a disk, by the disk's path.
+    pub parts: BTreeMap<String, SimPart>,
 }
 
 /// A domain and its filter.
@@ -53,6 +58,10 @@ pub(super) struct World {
     pub(super) state: SimState,
     pub(super) disk_size: u64,
     pub(super) unreadable: Vec<String>,
+    /// Images that can be fetched, by id.
+    pub(super) servers: BTreeMap<String, SimImage>,
+    /// Disks that were sent, by image id.
+    pub(super) uploads: BTreeMap<String, String>,
     connected: bool,
     events: mpsc::Sender<HostEvent>,
     /// Events count from the moment they are taken.
@@ -73,6 +82,8 @@ impl World {
             state: SimState::default(),
             disk_size: TIB,
             unreadable: Vec::new(),
+            servers: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             connected: true,
             events,
             listening: false,
@@ -294,7 +305,10 @@ impl World {
     }
 
     pub(super) fn delete_volume(&mut self, pool: &str, name: &str) -> Result<Change> {
-        Ok(changed(self.directory(pool)?.1.remove(name).is_some()))
+        let (target, volumes) = self.directory(pool)?;
+        let removed = volumes.remove(name).is_some();
+        self.state.contents.remove(&format!("{target}/{name}"));
+        Ok(changed(removed))
     }
 
     pub(super) fn space(&self, paths: &[String]) -> DiskSpace {

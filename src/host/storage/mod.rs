@@ -1,10 +1,15 @@
-//! Files and file systems of the host: free space, blank images, SELinux labels.
+//! Files and file systems of the host: free space, blank images, SELinux labels, `qemu-img`, and transfers from and to image servers.
 //!
 //! Contract: knows nothing of libvirt. What blocks says so in its name or runs on a thread for blocking work.
 
 mod blank;
+mod images;
+mod qemu_img;
 pub(super) mod selinux;
 mod space;
+mod sparse;
 
 pub(super) use blank::Blanks;
+pub(super) use images::discard_cache;
+pub use images::{ImageClient, ImageSettings, ImageTls};
 pub(super) use space::Space;

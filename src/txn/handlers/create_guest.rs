@@ -1,19 +1,22 @@
-//! CreateGuestRequest (contract §6.2, flow 7.2): a guest with blank disks.
+//! CreateGuestRequest (contract §6.2, flow 7.2): a guest with blank disks, or with a system disk that is cloned from an image.
 //!
 //! A create that fails at any step, or that gets done only after the Core has given up (§13.7), leaves nothing behind:
-//! no volume, no port, no domain, no filter, no line in `data/`.
+//! no volume, no port, no domain, no filter, no line in `data/`. A clone goes on after the answer: until its disk is complete the guest is
+//! marked as unfinished in `data/` (§14 B13), and a failure takes all of it back and tells the Core so (§14 B1).
 
 pub(super) mod plan;
 
 use std::sync::Arc;
 
 use self::plan::Plan;
+use super::reset_system::tell_progress;
 use super::start_instance::{announce_started, power_on};
-use crate::host::VolumeInfo;
+use crate::host::{ImageLocation, VolumeInfo};
 use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, Volume, VolumeGroup};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::node::jobs::Job;
+use crate::txn::transfer::carry;
 use crate::txn::undo::Undo;
 use crate::txn::{secrets, Context, Failure};
 
@@ -22,11 +25,26 @@ const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Ne
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let plan = Plan::read(context.params())?;
     let id = plan.id;
-    let job = context.job(id, Job::Create).await?;
+    let mut job = context.job(id, Job::Create).await?;
     let layout = context.node.layout.read().await;
     context.check()?;
-    let config = create(&context, &plan).await?;
+    let mut undo = Undo::default();
+    let config = match build(&context, &plan, &mut undo).await {
+        Ok(config) => config,
+        Err(cause) => return Err(undo.run(cause).await),
+    };
     drop(layout);
+    if let Some(image) = &plan.image {
+        job.becomes(Job::Clone);
+        if let Err(cause) = fill(&context, &plan, image, &mut undo).await {
+            let failure = undo.run(cause).await;
+            // The Core strikes the guest from its books (§13.6).
+            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
+            context.event(event.string(Key::Instance, id.to_string()));
+            return Err(failure);
+        }
+    }
+    undo.disarm();
     context.event(
         Message::new(MessageId::GUEST_CREATED_EVENT)
             .string(Key::Instance, id.to_string())
@@ -45,28 +63,10 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Does everything up to the answer, or takes all of it back.
-async fn create(context: &Arc<Context>, plan: &Plan) -> Result<GuestConfig, Failure> {
-    let resource = context.node.books.lock().reserve(plan.id, &plan.name, &plan.internal_address, &plan.external_address)?;
-    let mut undo = Undo::default();
-    let books = context.node.books.clone();
-    let id = plan.id;
-    undo.push(format!("reservation of guest {id}"), async move {
-        books.lock().cancel(id);
-        Ok(())
-    });
-    match build(context, plan, resource, &mut undo).await {
-        Ok(config) => {
-            undo.disarm();
-            Ok(config)
-        }
-        Err(cause) => Err(undo.run(cause).await),
-    }
-}
-
-/// The steps, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.
-async fn build(context: &Arc<Context>, plan: &Plan, resource: Resource, undo: &mut Undo) -> Result<GuestConfig, Failure> {
+/// The steps up to the answer, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.
+async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<GuestConfig, Failure> {
     let node = &context.node;
+    let resource = reserve(context, plan, undo)?;
     let (pool, address_mode) = {
         let books = node.books.lock();
         (books.storage.current_pool.clone(), books.network.allocation_mode)
@@ -87,13 +87,47 @@ async fn build(context: &Arc<Context>, plan: &Plan, resource: Resource, undo: &m
     let id = plan.id;
     undo.push(format!("domain and filter of guest {id}"), async move { hypervisor.undefine(id).await.map(|_| ()) });
     node.host.hypervisor.define(&config).await?;
-    if config.auto_start {
+    // A host that restarts in the middle of a clone must not start a guest without a system.
+    if config.auto_start && !config.unfinished {
         node.host.hypervisor.set_autostart(id, true).await?;
     }
     context.check()?;
     enter(context, &config, volumes, undo).await?;
     context.respond(context.success().string(Key::Instance, id.to_string()).bool(Key::Enable, false))?;
     Ok(config)
+}
+
+fn reserve(context: &Context, plan: &Plan, undo: &mut Undo) -> Result<Resource, Failure> {
+    let (books, id) = (context.node.books.clone(), plan.id);
+    let resource = books.lock().reserve(id, &plan.name, &plan.internal_address, &plan.external_address)?;
+    undo.push(format!("reservation of guest {id}"), async move {
+        books.lock().cancel(id);
+        Ok(())
+    });
+    Ok(resource)
+}
+
+/// The steps after the answer: brings the image to the system disk and makes the guest a created one.
+async fn fill(context: &Arc<Context>, plan: &Plan, image: &ImageLocation, undo: &mut Undo) -> Result<(), Failure> {
+    let (node, id) = (&context.node, plan.id);
+    let images = &node.host.images;
+    let disk = node.books.lock().system_disk(id);
+    let disk = disk.ok_or_else(|| Failure::Internal(format!("guest {id} has no system disk")))?;
+    let capacity = plan.disks.first().copied().unwrap_or_default();
+    let (back, path) = (images.clone(), disk.path.clone());
+    undo.push(format!("an image beside {}", disk.path), async move { back.discard(&path).await.map(drop) });
+    let path = &disk.path;
+    let fetch = |transfer| async move { images.fetch(image, path, capacity, &transfer).await };
+    carry(context, id, &disk.pool, fetch, |percent| tell_progress(context, id, percent)).await?;
+    images.install(&disk.path).await?;
+    if plan.auto_start {
+        node.host.hypervisor.set_autostart(id, true).await?;
+    }
+    if let Some(guest) = node.books.lock().guests.get_mut(&id) {
+        guest.config = Arc::new(GuestConfig { unfinished: false, ..(*guest.config).clone() });
+        (guest.created, guest.progress) = (true, 0);
+    }
+    node.save(&[DataFile::Instance]).await
 }
 
 async fn create_volumes(context: &Arc<Context>, plan: &Plan, pool: &str, undo: &mut Undo) -> Result<VolumeGroup, Failure> {

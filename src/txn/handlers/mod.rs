@@ -5,12 +5,14 @@
 
 mod answers;
 mod change_address_pool;
+mod create_disk_image;
 mod create_guest;
 mod delete_guest;
-mod get_compute_cell;
 mod get_auth;
+mod get_compute_cell;
 mod get_guest;
 mod get_instance_status;
+mod image;
 mod modify_auth;
 mod modify_auto_start;
 mod modify_cell_storage;
@@ -22,8 +24,10 @@ mod modify_network_threshold;
 mod modify_priority;
 mod prepare_compute_pool;
 mod query_cell_storage;
+pub(in crate::txn) mod remains;
 mod remove_compute_cell;
 mod reset_secret;
+mod reset_system;
 mod setting;
 mod start_instance;
 mod stop_instance;
@@ -83,6 +87,8 @@ dispatch! {
     GET_GUEST_REQUEST => get_guest, Some(MessageId::GET_GUEST_RESPONSE), query;
     GET_INSTANCE_STATUS_REQUEST => get_instance_status, Some(MessageId::GET_INSTANCE_STATUS_RESPONSE), query;
     START_INSTANCE_REQUEST => start_instance, Some(MessageId::START_INSTANCE_RESPONSE), change;
+    RESET_SYSTEM_REQUEST => reset_system, Some(MessageId::RESET_SYSTEM_RESPONSE), change;
+    CREATE_DISK_IMAGE_REQUEST => create_disk_image, Some(MessageId::CREATE_DISK_IMAGE_RESPONSE), change;
     STOP_INSTANCE_REQUEST => stop_instance, Some(MessageId::STOP_INSTANCE_RESPONSE), change;
     MODIFY_GUEST_NAME_REQUEST => modify_guest_name, Some(MessageId::MODIFY_GUEST_NAME_RESPONSE), change;
     MODIFY_CORE_REQUEST => modify_core, Some(MessageId::MODIFY_CORE_RESPONSE), change;

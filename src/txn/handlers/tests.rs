@@ -106,7 +106,11 @@ async fn a_create_that_cannot_be_written_down_leaves_nothing_behind() {
 async fn bad_creates_are_refused_before_anything_is_touched() {
     let ok = || create_request(guest(1), "g.a");
     let cases: Vec<(&str, Message)> = vec![
-        ("cloning", ok().string(Key::Image, "img").string(Key::Host, "10.0.0.1").uint(Key::Port, 5801).uint(Key::Size, 1)),
+        ("Host(29)", ok().string(Key::Image, "img").uint(Key::Port, 5801).uint(Key::Size, 1)),
+        ("Port(22)", ok().string(Key::Image, "img").string(Key::Host, "10.0.0.1").uint(Key::Port, 0).uint(Key::Size, 1)),
+        ("Size(34)", ok().string(Key::Image, "img").string(Key::Host, "10.0.0.1").uint(Key::Port, 5801).uint(Key::Size, 0)),
+        ("more than fit", ok().string(Key::Image, "img").string(Key::Host, "10.0.0.1").uint(Key::Port, 5801).uint(Key::Size, 70 << 20)),
+        ("Image(38)", ok().string(Key::Image, "../img").string(Key::Host, "10.0.0.1").uint(Key::Port, 5801).uint(Key::Size, 1)),
         ("cloud-init", ok().strings(Key::Module, ["cloud-init".to_owned()])),
         ("\"other\"", ok().strings(Key::Module, ["other".to_owned()])),
         ("Name(0)", ok().string(Key::Name, "../x")),

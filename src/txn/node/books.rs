@@ -31,6 +31,15 @@ pub struct Inner {
     reserved: BTreeMap<GuestId, Reserved>,
 }
 
+/// Where a disk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its file.
+    pub path: String,
+    /// Its pool.
+    pub pool: String,
+}
+
 struct Reserved {
     name: String,
     resource: Resource,
@@ -136,6 +145,17 @@ impl Inner {
                 return Ok(mac);
             }
         }
+    }
+
+    /// The guest's system disk; the reference may have left its path out.
+    pub fn system_disk(&self, id: GuestId) -> Option<Disk> {
+        let volume = &self.storage.groups.get(&id)?.system;
+        let path = match volume.path.as_str() {
+            "" if volume.name.is_empty() => return None,
+            "" => format!("{}/{}", self.storage.pools.get(&volume.pool)?.target, volume.name),
+            path => path.to_owned(),
+        };
+        Some(Disk { path, pool: volume.pool.clone() })
     }
 
     /// Gives back what a failed create had set aside.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
-use tokio::time::Instant;
+use tokio::sync::{watch, OwnedMutexGuard};
+use tokio::time::{sleep_until, Instant};
 
 use crate::model::GuestId;
 use crate::txn::Failure;
@@ -25,6 +25,12 @@ pub enum Job {
     Configure,
     /// Media are put into its drive or taken out.
     Media,
+    /// Its system disk is being filled for the first time.
+    Clone,
+    /// Its system disk is being replaced.
+    ResetSystem,
+    /// Its system disk is being sent to an image server.
+    CreateImage,
 }
 
 impl Job {
@@ -36,7 +42,15 @@ impl Job {
             Self::Delete => "delete",
             Self::Configure => "a change of its settings",
             Self::Media => "a change of its media",
+            Self::Clone => "cloning its system disk",
+            Self::ResetSystem => "system reset",
+            Self::CreateImage => "sending its system disk to an image server",
         }
+    }
+
+    /// Takes so long that nobody waits for it.
+    fn is_long(self) -> bool {
+        matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage)
     }
 }
 
@@ -44,8 +58,10 @@ impl Job {
 struct Slot {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// The job that has the turn, and since when.
-    current: Mutex<Option<(Job, Instant)>>,
+    current: watch::Sender<Current>,
 }
+
+type Current = Option<(Job, Instant)>;
 
 /// The running jobs by guest.
 #[derive(Default)]
@@ -54,24 +70,44 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Waits for the guest's turn, at most until `deadline`; a busy answer names the job in the way.
+    /// Waits for the guest's turn, at most until `deadline`, and not at all for a job that takes long; a busy answer names the job in
+    /// the way.
     pub async fn acquire(&self, guest: GuestId, job: Job, deadline: Instant) -> Result<JobGuard, Failure> {
+        self.take(guest, job, deadline, Job::is_long).await
+    }
+
+    /// Waits for the guest's turn, at most until `deadline`, whatever is in the way.
+    pub async fn outlast(&self, guest: GuestId, job: Job, deadline: Instant) -> Result<JobGuard, Failure> {
+        self.take(guest, job, deadline, |_| false).await
+    }
+
+    async fn take(&self, guest: GuestId, job: Job, deadline: Instant, gives_up: fn(Job) -> bool) -> Result<JobGuard, Failure> {
         let slot = self.slots.lock().entry(guest).or_default().clone();
-        let turn = slot.turn.clone();
-        let Ok(turn) = tokio::time::timeout_at(deadline, turn.lock_owned()).await else {
-            return Err(Failure::refused(busy(guest, *slot.current.lock())));
+        let mut current = slot.current.subscribe();
+        let hopeless = async {
+            // The sender lives as long as the slot.
+            let _ = current.wait_for(|current| current.is_some_and(|(job, _)| gives_up(job))).await;
         };
-        *slot.current.lock() = Some((job, Instant::now()));
+        let turn = tokio::select! {
+            biased;
+            turn = slot.turn.clone().lock_owned() => Some(turn),
+            () = hopeless => None,
+            () = sleep_until(deadline) => None,
+        };
+        let Some(turn) = turn else {
+            return Err(Failure::refused(busy(guest, *slot.current.borrow())));
+        };
+        slot.current.send_replace(Some((job, Instant::now())));
         Ok(JobGuard { guest, slot, turn: Some(turn), slots: self.slots.clone() })
     }
 
     /// The job that runs for the guest. While there is one, it tells the Core what becomes of the guest.
     pub fn current(&self, guest: GuestId) -> Option<Job> {
-        self.slots.lock().get(&guest).and_then(|slot| slot.current.lock().map(|(job, _)| job))
+        self.slots.lock().get(&guest).and_then(|slot| slot.current.borrow().map(|(job, _)| job))
     }
 }
 
-fn busy(guest: GuestId, current: Option<(Job, Instant)>) -> String {
+fn busy(guest: GuestId, current: Current) -> String {
     match current {
         Some((job, since)) => format!("guest {guest} is busy: {} has been running for {} s", job.name(), since.elapsed().as_secs()),
         None => format!("guest {guest} is busy"),
@@ -86,9 +122,16 @@ pub struct JobGuard {
     slots: Arc<Mutex<HashMap<GuestId, Arc<Slot>>>>,
 }
 
+impl JobGuard {
+    /// The job goes over into another.
+    pub fn becomes(&mut self, job: Job) {
+        self.slot.current.send_replace(Some((job, Instant::now())));
+    }
+}
+
 impl Drop for JobGuard {
     fn drop(&mut self) {
-        *self.slot.current.lock() = None;
+        self.slot.current.send_replace(None);
         self.turn = None;
         let mut slots = self.slots.lock();
         // Two references: the map's and ours. With more, somebody waits for the turn.
@@ -116,6 +159,32 @@ mod tests {
         assert!(other.is_ok(), "another guest does not wait");
         drop(held);
         assert!(jobs.acquire(guest, Job::Delete, Instant::now()).await.is_ok());
+    }
+
+    /// §14 C18: what takes long is named at once, also to those who waited since before.
+    #[tokio::test(start_paused = true)]
+    async fn c18_nobody_waits_for_a_long_job_but_who_outlasts_it() {
+        let jobs = Jobs::default();
+        let guest = GuestId::from_bytes([1; 16]);
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(9);
+        let mut held = jobs.acquire(guest, Job::Create, deadline).await.unwrap();
+        let early = jobs.acquire(guest, Job::Start, deadline);
+        let change = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            held.becomes(Job::Clone);
+        };
+        let (refused, ()) = tokio::join!(early, change);
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+        assert!(refused.err().unwrap().to_string().contains("cloning its system disk has been running"));
+        assert!(jobs.acquire(guest, Job::Start, deadline).await.is_err());
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+        let end = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            drop(held);
+        };
+        let (outlasted, ()) = tokio::join!(jobs.outlast(guest, Job::Delete, deadline), end);
+        assert!(outlasted.is_ok());
     }
 
     #[tokio::test]

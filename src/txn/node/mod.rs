@@ -2,6 +2,7 @@
 
 pub mod books;
 pub mod jobs;
+pub mod transfers;
 mod warnings;
 
 use std::net::Ipv4Addr;
@@ -51,6 +52,8 @@ pub struct Node {
     pub outbox: Arc<dyn Outbox>,
     /// One change at a time per guest.
     pub jobs: jobs::Jobs,
+    /// Transfers of disks.
+    pub transfers: transfers::Transfers,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
     /// Figures of running guests.
@@ -67,8 +70,9 @@ impl Node {
     /// A node on `host` with what `data/` held.
     pub fn new(host: Host, books: Arc<Books>, store: Store, outbox: Arc<dyn Outbox>, settings: NodeSettings) -> Self {
         let usage = Arc::new(UsageCache::new(host.hypervisor.clone()));
-        let (jobs, counters, warnings) = (jobs::Jobs::default(), Counters::default(), Warnings::default());
-        Self { host, books, store, outbox, jobs, layout: RwLock::new(()), usage, counters, warnings, settings }
+        let (jobs, transfers) = (jobs::Jobs::default(), transfers::Transfers::default());
+        let (counters, warnings) = (Counters::default(), Warnings::default());
+        Self { host, books, store, outbox, jobs, transfers, layout: RwLock::new(()), usage, counters, warnings, settings }
     }
 
     /// Makes the state at the time of this call durable.

@@ -11,10 +11,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{lseek, Whence};
 use parking_lot::Mutex;
+
+use super::sparse::extents;
 
 /// Sizes that are kept; the one that was not used for the longest time goes first.
 const KEPT: usize = 8;
@@ -60,6 +60,11 @@ impl Blanks {
             Err(error) => tracing::debug!("no blank image of {capacity} bytes is kept in {}: {error}", directory.display()),
         }
     }
+
+    /// Lets go of all files, so that a file system can be unmounted.
+    pub(in crate::host) fn forget(&self) {
+        self.0.lock().clear();
+    }
 }
 
 impl Blank {
@@ -78,28 +83,6 @@ impl Blank {
         copy(&self.file, &target, &self.extents, self.length)?;
         target.sync_data()
     }
-}
-
-/// Where a file has data, as (start, end).
-fn extents(file: &File, length: u64) -> io::Result<Vec<(u64, u64)>> {
-    let mut extents = Vec::new();
-    let mut end = 0;
-    while end < length {
-        let start = match seek(file, end, Whence::SeekData) {
-            Ok(start) => start,
-            // Nothing but a hole up to the end of the file.
-            Err(Errno::ENXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        end = seek(file, start, Whence::SeekHole)?;
-        extents.push((start, end));
-    }
-    Ok(extents)
-}
-
-fn seek(file: &File, offset: u64, whence: Whence) -> nix::Result<u64> {
-    let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
-    lseek(file, offset, whence).and_then(|found| u64::try_from(found).map_err(|_| Errno::EOVERFLOW))
 }
 
 /// Copies by position, for several threads read one blank at the same time.

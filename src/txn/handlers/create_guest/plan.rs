@@ -2,10 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use crate::host::ImageLocation;
 use crate::model::address::rule_address_from_wire;
 use crate::model::extra::Extra;
 use crate::model::{AddressMode, GuestConfig, GuestId, Protocol, Rule, Secret, SecurityPolicy, Template};
 use crate::proto::message::Key;
+use crate::txn::handlers::image;
 use crate::txn::params::Params;
 use crate::txn::Failure;
 
@@ -24,6 +26,8 @@ pub(super) struct Plan {
     pub(super) disks: Vec<u64>,
     pub(super) internal_address: String,
     pub(super) external_address: String,
+    /// What the system disk is filled with; it stays blank without.
+    pub(super) image: Option<ImageLocation>,
     rest: GuestConfig,
 }
 
@@ -37,11 +41,10 @@ impl Plan {
         let [internal_address, external_address] = read_addresses(params)?;
         check_modes(params)?;
         let [root_login] = params.exact_uints::<1>(Key::Flag)?;
-        if let Some(image) = params.optional_string(Key::Image) {
-            return Err(Failure::Unsupported(format!(
-                "guest '{name}' is to be cloned from image {image}: cloning is not supported by this version"
-            )));
-        }
+        let image = match params.optional_string(Key::Image) {
+            Some(_) => Some(read_image(params, &disks)?),
+            None => None,
+        };
         let qemu_available = read_modules(params, &name)?;
         let [read_speed, write_speed, read_iops, write_iops, receive_speed, send_speed] = match params.optional_uints(Key::Limit) {
             Some(_) => params.exact_uints::<6>(Key::Limit)?,
@@ -88,9 +91,10 @@ impl Plan {
             send_speed,
             template: read_template(params)?,
             security: read_policy(params)?,
+            unfinished: image.is_some(),
             extra: Extra::default(),
         };
-        Ok(Self { id, name, auto_start, disks, internal_address, external_address, rest })
+        Ok(Self { id, name, auto_start, disks, internal_address, external_address, image, rest })
     }
 
     /// The guest's configuration without what is assigned to it here: port, password, MAC, volumes, time.
@@ -135,6 +139,13 @@ fn read_disks(params: Params<'_>) -> Result<Vec<u64>, Failure> {
         return Err(params.bad(Key::Disk, format!("has a disk of {size} bytes: at least {LEAST_DISK} are expected")));
     }
     Ok(disks.to_vec())
+}
+
+/// The image that the system disk is to hold.
+fn read_image(params: Params<'_>, disks: &[u64]) -> Result<ImageLocation, Failure> {
+    let image = image::read_source(params)?;
+    image::check_size(&image, disks.first().copied().unwrap_or_default())?;
+    Ok(image)
 }
 
 fn read_addresses(params: Params<'_>) -> Result<[String; 2], Failure> {

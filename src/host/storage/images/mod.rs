@@ -1,0 +1,169 @@
+//! Disk images from and to the domain's image servers (contract §9.2), over HTTPS.
+//!
+//! ```text
+//! server ▸ connection (TLS, HTTP) ▸ download (judge, resume) ▸ writer (hash, holes) ▸ part (beside the disk) ▸ qcow2 ▸ qemu-img ▸ rename
+//!                                        cache (same image, copied) ▸──────────────────┘
+//! ```
+//!
+//! Contract: an image replaces a disk only when it is complete, has the hash that the server promised, and is a qcow2 file that stands for
+//! itself and fits; until then it lies hidden beside the disk, and whatever goes wrong leaves the disk as it was and nothing else. Transfers run on
+//! two threads of their own, so that the service's messages never wait for them, and hold half a megabyte each. A transfer that is stopped ends
+//! at once; one that stalls ends by itself.
+
+mod answer;
+mod cache;
+mod connection;
+mod download;
+mod fetch;
+mod part;
+mod qcow2;
+mod tls;
+mod trouble;
+mod upload;
+mod writer;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::host::{Change, ErrorKind, HostError, ImageLocation, Images, Result, Transfer};
+pub(in crate::host) use cache::discard_cache;
+use cache::Cache;
+use trouble::on_file;
+
+/// Threads for the network's side of all transfers.
+const THREADS: usize = 2;
+
+/// Threads for the disks' side: each transfer has one.
+const DISK_THREADS: usize = 64;
+
+/// How image servers prove who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageTls {
+    /// They don't; as the reference has it.
+    #[default]
+    Insecure,
+    /// Their certificate is checked.
+    Verify,
+}
+
+/// Settings of the image transfers.
+#[derive(Clone, Debug)]
+pub struct ImageSettings {
+    /// How certificates are judged.
+    pub tls: ImageTls,
+    /// File with the certificate authority of the image servers; the system's store otherwise.
+    pub ca: Option<PathBuf>,
+    /// Most bytes of cached images a pool; 0 keeps none.
+    pub cache_bytes: u64,
+    /// A transfer over which nothing moves for so long is broken off.
+    pub stall: Duration,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self { tls: ImageTls::default(), ca: None, cache_bytes: 0, stall: Duration::from_secs(30) }
+    }
+}
+
+/// The client of the image servers.
+pub struct ImageClient {
+    shared: Arc<Shared>,
+    /// Always there until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+/// What all transfers use.
+struct Shared {
+    tls: Arc<ClientConfig>,
+    cache: Cache,
+    stall: Duration,
+}
+
+impl ImageClient {
+    /// A client with these settings; fails when a certificate authority was named that can't be read.
+    pub fn new(settings: &ImageSettings) -> Result<Self> {
+        let tls = Arc::new(tls::client_config(settings.tls, settings.ca.as_deref())?);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .max_blocking_threads(DISK_THREADS)
+            .thread_name("cell-images")
+            .enable_all()
+            .build()
+            .map_err(|error| HostError::with_source(ErrorKind::Failed, "the threads of the image transfers can't be started", error))?;
+        let shared = Shared { tls, cache: Cache::new(settings.cache_bytes), stall: settings.stall };
+        Ok(Self { shared: Arc::new(shared), runtime: Some(runtime) })
+    }
+
+    /// Runs work on the threads of the transfers; dropping this ends it.
+    async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let Some(runtime) = &self.runtime else {
+            return Err(HostError::new(ErrorKind::Unavailable, "image transfers have ended"));
+        };
+        let ended = AbortOnDropHandle::new(runtime.spawn(work)).await;
+        ended.unwrap_or_else(|error| Err(HostError::with_source(ErrorKind::Failed, "an image transfer ended by itself", error)))
+    }
+}
+
+impl Drop for ImageClient {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A thread that waits for a dead disk must not hold up the end.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[async_trait]
+impl Images for ImageClient {
+    async fn fetch(&self, image: &ImageLocation, disk: &str, capacity: u64, transfer: &Transfer) -> Result<()> {
+        let (shared, image, disk, transfer) = (self.shared.clone(), image.clone(), PathBuf::from(disk), transfer.clone());
+        self.run(async move {
+            let what = format!("image {} could not be fetched", image.id);
+            unless_stopped(&transfer, &what, fetch::fetch(&shared, &image, &disk, capacity, &transfer)).await
+        })
+        .await
+    }
+
+    async fn install(&self, disk: &str) -> Result<()> {
+        on_disk(disk, "the new content can't be put in place of", part::install).await
+    }
+
+    async fn discard(&self, disk: &str) -> Result<Change> {
+        let removed = on_disk(disk, "what a transfer left can't be removed from beside", part::discard).await?;
+        Ok(if removed { Change::Changed } else { Change::Unchanged })
+    }
+
+    async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64> {
+        let (shared, image, disk, transfer) = (self.shared.clone(), image.clone(), PathBuf::from(disk), transfer.clone());
+        self.run(async move {
+            let what = format!("image {} could not be sent", image.id);
+            unless_stopped(&transfer, &what, upload::send(&shared, &disk, &image, &transfer)).await
+        })
+        .await
+    }
+}
+
+/// The work's result, or that it was stopped.
+async fn unless_stopped<T>(transfer: &Transfer, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = transfer.stop().cancelled() => Err(HostError::new(ErrorKind::Failed, format!("{what}: it was stopped"))),
+        result = work => result,
+    }
+}
+
+/// Quick work on a disk's directory, on a thread for blocking work.
+async fn on_disk<T: Send + 'static>(disk: &str, what: &'static str, work: fn(&Path) -> std::io::Result<T>) -> Result<T> {
+    let disk = PathBuf::from(disk);
+    upload::blocking(move || work(&disk).map_err(|error| on_file(format!("{what} {}", disk.display()), error))).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! ResetSystemRequest (contract §6.2, flow 7.5): a new system disk from an image. Data disks stay.
+//!
+//! The disk that is there is replaced in one step, when the image is complete: a reset that fails or is stopped leaves the guest as it was (§14 B3).
+//! The Core takes the guest as not created until SystemResetEvent, which must not overtake the answer (§13.4).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, sleep_until, Instant};
+
+use super::image;
+use crate::host::{ErrorKind, HostError, ImageLocation};
+use crate::model::{GuestConfig, GuestId};
+use crate::proto::message::{Key, Message, MessageId};
+use crate::store::DataFile;
+use crate::txn::node::books::Disk;
+use crate::txn::node::jobs::Job;
+use crate::txn::transfer::{carry, tell_power};
+use crate::txn::undo::Undo;
+use crate::txn::{Context, Failure};
+
+/// From the answer, or another event about the reset, to the next one: the Core handles each in a task of its own.
+const APART: Duration = Duration::from_millis(1500);
+
+pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
+    let params = context.params();
+    let id = params.guest(Key::Guest)?;
+    let source = image::read_source(params)?;
+    let job = context.job(id, Job::ResetSystem).await?;
+    context.check()?;
+    let (guest, disk) = image::check_guest(&context, id, "a system reset")?;
+    let capacity = guest.config.disks.first().copied().unwrap_or_default();
+    image::check_size(&source, capacity)?;
+    context.respond(context.success())?;
+    let answered = Instant::now();
+    set_created(&context, id, false);
+    let outcome = replace(&context, id, &source, &disk, capacity).await;
+    set_created(&context, id, true);
+    sleep_until(answered + APART).await;
+    context.event(finished(id, outcome.as_ref().err()));
+    drop(job);
+    tell_power(&context, id);
+    if outcome.is_err() && !context.node.transfers.is_closed() {
+        // The guest has its old disk and can be used, but the Core keeps it locked after a failure, until we connect anew (§13.5). A
+        // second event says that it is usable; the reason of the failure stays with the Core until somebody asks.
+        sleep(APART).await;
+        if context.node.books.guest(id).is_ok_and(|guest| guest.created) {
+            context.event(finished(id, None));
+        }
+    }
+    outcome
+}
+
+fn finished(id: GuestId, failure: Option<&Failure>) -> Message {
+    let event = Message::new(MessageId::SYSTEM_RESET_EVENT).string(Key::Guest, id.to_string());
+    match failure {
+        None => event.succeeded(),
+        Some(failure) => event.failed(failure.to_string()),
+    }
+}
+
+fn set_created(context: &Context, id: GuestId, created: bool) {
+    if let Some(guest) = context.node.books.lock().guests.get_mut(&id) {
+        guest.created = created;
+        guest.progress = 0;
+    }
+}
+
+/// Brings the image to the disk's place, or takes everything back.
+async fn replace(context: &Arc<Context>, id: GuestId, source: &ImageLocation, disk: &Disk, capacity: u64) -> Result<(), Failure> {
+    let mut undo = Undo::default();
+    match steps(context, id, source, disk, capacity, &mut undo).await {
+        Ok(()) => {
+            undo.disarm();
+            Ok(())
+        }
+        Err(cause) => Err(undo.run(cause).await),
+    }
+}
+
+async fn steps(
+    context: &Arc<Context>,
+    id: GuestId,
+    source: &ImageLocation,
+    disk: &Disk,
+    capacity: u64,
+    undo: &mut Undo,
+) -> Result<(), Failure> {
+    let images = &context.node.host.images;
+    let (back, path) = (images.clone(), disk.path.clone());
+    undo.push(format!("an image beside {}", disk.path), async move { back.discard(&path).await.map(drop) });
+    let tell = |percent| tell_progress(context, id, percent);
+    carry(context, id, &disk.pool, |transfer| async move { images.fetch(source, &disk.path, capacity, &transfer).await }, tell).await?;
+    // Before the new disk, so that a crash in between costs nothing: an old system that is served its first-boot data again passes it over.
+    if context.node.books.guest(id)?.config.initialized {
+        let back = context.clone();
+        undo.push(format!("the mark of guest {id} that it was initialized"), async move {
+            let restored = set_initialized(&back, id, true).await;
+            restored.map_err(|failure| HostError::new(ErrorKind::Failed, failure.to_string()))
+        });
+        set_initialized(context, id, false).await?;
+    }
+    images.install(&disk.path).await?;
+    Ok(())
+}
+
+async fn set_initialized(context: &Context, id: GuestId, initialized: bool) -> Result<(), Failure> {
+    if let Some(guest) = context.node.books.lock().guests.get_mut(&id) {
+        guest.config = Arc::new(GuestConfig { initialized, ..(*guest.config).clone() });
+    }
+    context.node.save(&[DataFile::Instance]).await
+}
+
+/// Enters how far the system disk is and tells the Core. `success` is always true: the other form would remove the guest (§13.6).
+pub(super) fn tell_progress(context: &Context, id: GuestId, percent: u32) {
+    if let Some(guest) = context.node.books.lock().guests.get_mut(&id) {
+        guest.progress = percent;
+    }
+    let event = Message::new(MessageId::GUEST_UPDATED_EVENT).succeeded();
+    context.event(event.string(Key::Instance, id.to_string()).uint(Key::Progress, u64::from(percent)));
+}

@@ -1,0 +1,122 @@
+//! Transfers of disks under way: a bounded number at once for each pool, in the order in which they came, each of which can be stopped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::GuestId;
+
+/// Transfers at once for each pool. More would only share the same network and disk, and hold half a megabyte each.
+const AT_ONCE: usize = 8;
+
+/// All of them.
+#[derive(Default)]
+pub struct Transfers {
+    running: Arc<Mutex<HashMap<GuestId, Stop>>>,
+    pools: Mutex<HashMap<String, Arc<Semaphore>>>,
+    closing: CancellationToken,
+}
+
+/// How one transfer is stopped, and why.
+#[derive(Clone)]
+struct Stop {
+    token: CancellationToken,
+    reason: Arc<Mutex<&'static str>>,
+}
+
+impl Transfers {
+    /// Registers a transfer for a guest whose job the caller holds.
+    pub fn begin(&self, guest: GuestId) -> Running {
+        let stop = Stop { token: self.closing.child_token(), reason: Arc::new(Mutex::new("the cell is shutting down")) };
+        self.running.lock().insert(guest, stop.clone());
+        Running { guest, stop, running: self.running.clone() }
+    }
+
+    /// Waits until the pool has room for one more transfer.
+    pub async fn turn(&self, pool: &str) -> Option<OwnedSemaphorePermit> {
+        let room = self.pools.lock().entry(pool.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone();
+        // Nobody closes it.
+        room.acquire_owned().await.ok()
+    }
+
+    /// Stops a guest's transfer; false when there is none. Whoever runs it takes it back and then frees the guest.
+    pub fn stop(&self, guest: GuestId, reason: &'static str) -> bool {
+        let running = self.running.lock();
+        let Some(stop) = running.get(&guest) else { return false };
+        *stop.reason.lock() = reason;
+        stop.token.cancel();
+        true
+    }
+
+    /// Stops all transfers, now and in future.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// True once [`Transfers::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+}
+
+/// A registered transfer; dropping it ends the registration.
+pub struct Running {
+    guest: GuestId,
+    stop: Stop,
+    running: Arc<Mutex<HashMap<GuestId, Stop>>>,
+}
+
+impl Running {
+    /// Cancelled when the transfer is to stop.
+    pub fn token(&self) -> &CancellationToken {
+        &self.stop.token
+    }
+
+    /// Why it was stopped; none when it was not.
+    pub fn stopped(&self) -> Option<&'static str> {
+        self.stop.token.is_cancelled().then(|| *self.stop.reason.lock())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.guest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_takes_so_many_and_other_pools_do_not_wait() {
+        let transfers = Transfers::default();
+        let mut held = Vec::new();
+        for _ in 0..AT_ONCE {
+            held.push(transfers.turn("a").await);
+        }
+        let waiting = transfers.turn("a");
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        assert!(transfers.turn("b").await.is_some());
+        held.pop();
+        assert!(waiting.await.is_some());
+    }
+
+    #[test]
+    fn a_transfer_is_stopped_with_its_reason_and_all_are_at_the_end() {
+        let transfers = Transfers::default();
+        let (one, two) = (GuestId::from_bytes([1; 16]), GuestId::from_bytes([2; 16]));
+        let (first, second) = (transfers.begin(one), transfers.begin(two));
+        assert!(transfers.stop(one, "because"));
+        assert_eq!((first.stopped(), second.stopped()), (Some("because"), None));
+        drop(first);
+        assert!(!transfers.stop(one, "again"));
+        transfers.close();
+        assert_eq!(second.stopped(), Some("the cell is shutting down"));
+        assert!(transfers.begin(one).stopped().is_some(), "nothing begins after the end");
+    }
+}

@@ -1,0 +1,68 @@
+//! What a run that did not end in order left half done, taken back before the domain is joined.
+//!
+//! Contract: a guest whose system disk was being filled is removed with all that it had, as its create would have been taken back (contract §14
+//! B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the disk of a finished guest
+//! is removed; the guest keeps the disk that it had.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::handlers::remains;
+use super::{Failure, Node};
+use crate::model::{GuestId, VolumeGroup};
+use crate::store::DataFile;
+
+/// How long a pool may take to remove a file.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Cleans up after the last run.
+pub async fn clean_up(node: &Arc<Node>) {
+    let guests: Vec<(GuestId, String, bool)> = {
+        let books = node.books.lock();
+        books.guests.values().map(|guest| (guest.config.id, guest.config.name.clone(), guest.config.unfinished)).collect()
+    };
+    let mut silent = BTreeSet::new();
+    for (id, name, unfinished) in guests {
+        discard(node, id, &mut silent).await;
+        if unfinished {
+            match remove(node, id).await {
+                Ok(()) => {
+                    tracing::warn!(guest = %id, %name, "its system disk had not been filled when the last run ended; the guest is removed")
+                }
+                Err(failure) => tracing::error!(guest = %id, %name, "the unfinished guest can't be removed, delete it: {failure}"),
+            }
+        }
+    }
+}
+
+/// Removes what a fetch left beside the guest's system disk. A pool that does not answer is asked once: the service must not wait for a dead file
+/// server.
+async fn discard(node: &Arc<Node>, id: GuestId, silent: &mut BTreeSet<String>) {
+    let disk = node.books.lock().system_disk(id);
+    let Some(disk) = disk.filter(|disk| !silent.contains(&disk.pool)) else { return };
+    match timeout(PATIENCE, node.host.images.discard(&disk.path)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            let failure = Failure::Host(error);
+            tracing::error!(guest = %id, "an image that was being fetched may be left beside {}: {failure}", disk.path);
+        }
+        Err(_) => {
+            tracing::error!("pool {} does not answer: what the last run left in it stays", disk.pool);
+            silent.insert(disk.pool);
+        }
+    }
+}
+
+async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
+    node.host.hypervisor.undefine(id).await?;
+    let group: VolumeGroup = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
+    remains::delete_volumes(node, id, &group).await?;
+    node.books.lock().remove(id);
+    node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await
+}
+
+#[cfg(test)]
+mod tests;
