@@ -69,6 +69,9 @@ pub trait Hypervisor: Send + Sync {
     /// libvirt's autostart flag.
     async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change>;
 
+    /// Changes one thing of a domain's definition and nothing else of it, and of the running domain where that is possible.
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied>;
+
     /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
     async fn sample(&self, id: GuestId) -> Result<DomainSample>;
 

@@ -14,14 +14,14 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use crate::host::storage::selinux;
-use crate::host::{Change, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
+use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
 use crate::model::{GuestConfig, GuestId, PowerState, SecurityPolicy};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{block, domain, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -106,6 +106,17 @@ impl Hypervisor for Libvirt {
             }
             domain.set_autostart(enable).map_err(|error| failed(&what, &error))?;
             Ok(Change::Changed)
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        let (shared, edit) = (self.shared.clone(), edit.clone());
+        let what = format!("change the {} of guest {id}", edit::subject(&edit));
+        let work = move |connection: &Connection| {
+            let what = format!("cannot change the {} of guest {id}", edit::subject(&edit));
+            let domain = find(connection, id, &what)?;
+            edit::change(connection, &shared, &domain, &edit, &what)
         };
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }

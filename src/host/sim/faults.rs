@@ -21,6 +21,7 @@ pub enum Operation {
     Destroy,
     SetAutostart,
     Sample,
+    Reconfigure,
     UpdateFilter,
     Agent,
     EnsureLocalPool,

@@ -7,6 +7,7 @@
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
 mod disks;
+mod edits;
 mod faults;
 mod images;
 mod traits;
@@ -173,6 +174,12 @@ impl SimHost {
     /// Neighbours that the kernel gets to know once it asks for them.
     pub fn set_quiet_neighbours(&self, neighbours: Vec<Neighbour>) {
         self.inner.world.lock().quiet_neighbours = neighbours;
+    }
+
+    /// The commands that reached the guest's agent, oldest first.
+    pub fn agent_commands(&self, id: GuestId) -> Vec<String> {
+        let world = self.inner.world.lock();
+        world.agent_commands.iter().filter(|(guest, _)| *guest == id).map(|(_, command)| command.clone()).collect()
     }
 
     /// An image server has this image from now on.

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour, Network, Result,
-    Storage, VolumeInfo,
+    Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour,
+    Network, Result, Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::world::World;
@@ -130,6 +130,10 @@ impl Hypervisor for SimHost {
         self.run(Operation::SetAutostart, Some(id), |world| world.set_autostart(id, enable)).await
     }
 
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        self.run(Operation::Reconfigure, Some(id), |world| world.reconfigure(id, edit)).await
+    }
+
     async fn sample(&self, id: GuestId) -> Result<DomainSample> {
         self.run(Operation::Sample, Some(id), |world| world.sample(id)).await
     }
@@ -139,7 +143,10 @@ impl Hypervisor for SimHost {
     }
 
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
-        let answered = self.run(Operation::Agent, Some(id), |world| world.agent(id, command));
+        let answered = self.run(Operation::Agent, Some(id), |world| {
+            world.agent_commands.push((id, command.to_owned()));
+            world.agent(id, command)
+        });
         timeout(deadline, answered)
             .await
             .unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))

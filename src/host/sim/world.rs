@@ -40,6 +40,8 @@ pub struct SimState {
 pub struct SimDomain {
     /// What it was defined with.
     pub config: GuestConfig,
+    /// What QEMU runs with; none while it does not run.
+    pub live: Option<GuestConfig>,
     /// Runs or not.
     pub power: PowerState,
     /// libvirt's autostart flag.
@@ -80,6 +82,8 @@ pub(super) struct World {
     pub(super) neighbours: Vec<Neighbour>,
     /// On the bridge, heard once they are asked for.
     pub(super) quiet_neighbours: Vec<Neighbour>,
+    /// What the agents were told.
+    pub(super) agent_commands: Vec<(GuestId, String)>,
 }
 
 impl World {
@@ -99,6 +103,7 @@ impl World {
             agents: BTreeMap::new(),
             neighbours: Vec::new(),
             quiet_neighbours: Vec::new(),
+            agent_commands: Vec::new(),
         }
     }
 
@@ -153,7 +158,8 @@ impl World {
         if self.state.domains.values().any(|domain| domain.config.name == guest.name) {
             return Err(exists("domain", &guest.name));
         }
-        let domain = SimDomain { config: guest.clone(), power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
+        let domain =
+            SimDomain { config: guest.clone(), live: None, power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
         self.state.domains.insert(guest.id, domain);
         self.emit(HostEvent::Defined(guest.id));
         Ok(())
@@ -200,6 +206,7 @@ impl World {
             return Change::Unchanged;
         }
         domain.power = power;
+        domain.live = (power == PowerState::Running).then(|| domain.config.clone());
         if power == PowerState::Running {
             self.started.insert(id, Instant::now());
         } else {
@@ -387,7 +394,7 @@ impl World {
         self.state.domains.get(&id).ok_or_else(|| not_found("domain", &id))
     }
 
-    fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
+    pub(super) fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
         self.state.domains.get_mut(&id).ok_or_else(|| not_found("domain", &id))
     }
 }
