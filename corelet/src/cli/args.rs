@@ -1,6 +1,6 @@
 //! What can be said on the command line.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::size::parse_size;
 use crate::config::CoreConfig;
+use crate::images::Faults;
 
 /// A minimal Core: finds a Cell of the domain, takes it into a pool and gives it orders.
 ///
@@ -154,6 +155,31 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Fill a stopped guest's system disk anew from a disk image; its data disks stay
+    ResetSystem {
+        /// Name or id
+        guest: String,
+        /// The disk image
+        #[arg(long, value_name = "ID")]
+        image: String,
+        #[command(flatten)]
+        server: ImageServerArgs,
+        /// How long to wait until the disk is ready, in seconds
+        #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = parse_seconds)]
+        within: Duration,
+    },
+    /// Make a disk image from a stopped guest's system disk
+    Export {
+        /// Name or id
+        guest: String,
+        /// Id of the new image
+        #[arg(long, value_name = "ID")]
+        image: String,
+        #[command(flatten)]
+        server: ImageServerArgs,
+    },
+    /// Serve the files of a directory as disk and media images until interrupted
+    ImageServer(ServeArgs),
     /// Wait until a guest is in a state
     Wait {
         /// Name or id
@@ -289,23 +315,52 @@ pub(crate) struct CreateArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) password: String,
     /// Fill the system disk from this disk image
-    #[arg(long, value_name = "ID", requires_all = ["image_host", "image_port", "image_size"])]
+    #[arg(long, value_name = "ID")]
     pub(crate) image: Option<String>,
-    /// Address of the image server
-    #[arg(long, value_name = "IP")]
-    pub(crate) image_host: Option<String>,
-    /// HTTPS port of the image server
-    #[arg(long, value_name = "PORT")]
-    pub(crate) image_port: Option<u16>,
-    /// Size of the image in bytes
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) image_size: Option<u64>,
+    #[command(flatten)]
+    pub(crate) server: ImageServerArgs,
     /// Return on the Cell's answer, without waiting until the guest is ready
     #[arg(long)]
     pub(crate) no_wait: bool,
     /// How long to wait until the guest is ready, in seconds
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) within: Duration,
+}
+
+/// Where a disk image is: in a directory that this command serves itself, or on an image server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageServerArgs {
+    /// Directory with the image; it is served over HTTPS for as long as the command runs
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["image_host", "image_port", "image_size"])]
+    pub(crate) image_dir: Option<PathBuf>,
+    /// Address of the image server
+    #[arg(long, value_name = "IP", requires = "image_port")]
+    pub(crate) image_host: Option<String>,
+    /// HTTPS port of the image server
+    #[arg(long, value_name = "PORT", requires = "image_host")]
+    pub(crate) image_port: Option<u16>,
+    /// Size of the image on the image server in bytes
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) image_size: Option<u64>,
+}
+
+/// An image server of one's own.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Directory with the images; a file's name is its image's id
+    pub(crate) directory: PathBuf,
+    /// Address and port to listen on
+    #[arg(long, default_value = "127.0.0.1:5801", value_name = "IP:PORT")]
+    pub(crate) address: SocketAddr,
+    /// Plain HTTP, which Cells do not speak
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// What goes wrong, with commas between: refuse, html, not-found, wrong-type, no-signature, halved, silent, corrupt, break, stall, longer, no-range
+    #[arg(long, value_name = "FAULTS")]
+    pub(crate) fault: Option<Faults>,
+    /// Write the certificate to this file, for the Cell's image_ca
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
 }
 
 /// A media image to start from.
