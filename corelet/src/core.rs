@@ -9,19 +9,20 @@ use cell::net::{Discovery, Listener, ListenerConfig, ListenerHandle};
 use cell::proto::hub::{HubConfig, HubEvent};
 use cell::proto::message::{Message, MessageId};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, Instant};
 use tracing::warn;
 
 use crate::answers::{attached_storage, AnswerError, AttachedStorage, GuestAnswer, StoragePaths};
 use crate::config::{AddressPool, CoreConfig};
-use crate::domain::{Cell, CellState, Domain};
+use crate::domain::{Cell, CellState, Domain, Outgoing};
 use crate::error::{RequestError, StartError, WaitError};
 use crate::events::{Event, EventLog, Events};
 use crate::guest::Guest;
 use crate::interface;
 use crate::requests::{self, CreateGuest, Media, StopMode};
+use crate::sessions::Gone;
 
 /// A running Core. It ends with [`Core::close`]; dropped, it goes without a farewell.
 #[derive(Debug)]
@@ -157,9 +158,30 @@ impl Core {
 
     /// As [`Core::exchange`], with a timeout of its own.
     pub async fn exchange_within(&self, cell: &str, mut message: Message, timeout: Duration) -> Result<Message, RequestError> {
-        let id = message.id;
         let (session, answer) = self.domain.lock().request(cell, &mut message)?;
         let _open = OpenSession { domain: &self.domain, session };
+        if !changes_books(message.id) {
+            return self.await_answer(cell, message.id, message, answer, timeout).await;
+        }
+        let request = message.clone();
+        let pending = self.domain.lock().asked(cell, &request);
+        let outcome = self.await_answer(cell, message.id, message, answer, timeout).await;
+        match &outcome {
+            Ok(answer) if answer.success => self.domain.lock().succeeded(cell, &request, answer),
+            _ if pending => self.domain.lock().abandoned(cell, &request),
+            _ => {}
+        }
+        outcome
+    }
+
+    async fn await_answer(
+        &self,
+        cell: &str,
+        id: MessageId,
+        message: Message,
+        answer: oneshot::Receiver<Result<Message, Gone>>,
+        timeout: Duration,
+    ) -> Result<Message, RequestError> {
         self.hand_over(cell, id, message)?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
@@ -181,14 +203,7 @@ impl Core {
 
     /// Asks for a new guest. The Cell has only accepted it when this returns: [`Event::GuestCreated`] tells that it is ready.
     pub async fn create(&self, cell: &str, guest: &CreateGuest) -> Result<GuestId, RequestError> {
-        self.domain.lock().add_guest(cell, Guest::pending(guest));
-        match self.request(cell, guest.to_message()).await {
-            Ok(_) => Ok(guest.id),
-            Err(error) => {
-                self.domain.lock().remove_guest(cell, guest.id);
-                Err(error)
-            }
-        }
+        self.request(cell, guest.to_message()).await.map(|_| guest.id)
     }
 
     /// Asks for a new guest and waits until it is ready, or could not be made.
@@ -257,9 +272,7 @@ impl Core {
 
     /// Asks for a new system disk; [`Event::SystemReset`] tells the end.
     pub async fn reset_system(&self, cell: &str, guest: GuestId, image: &requests::ImageSource) -> Result<(), RequestError> {
-        self.request(cell, requests::reset_system(guest, image)).await?;
-        self.domain.lock().resetting(cell, guest);
-        Ok(())
+        self.request(cell, requests::reset_system(guest, image)).await.map(drop)
     }
 
     /// Says "closed" to a Cell.
@@ -295,6 +308,11 @@ impl Core {
     fn hand_over(&self, cell: &str, id: MessageId, message: Message) -> Result<(), RequestError> {
         self.handle.send(cell, message).map_err(|error| RequestError::NotSent { cell: cell.into(), id, reason: error.to_string() })
     }
+}
+
+/// Questions leave the books as they are.
+fn changes_books(id: MessageId) -> bool {
+    !matches!(id, MessageId::GET_GUEST_REQUEST | MessageId::GET_INSTANCE_STATUS_REQUEST)
 }
 
 /// Frees the session also when its caller gives up.
@@ -342,22 +360,23 @@ async fn keep_books(domain: Arc<Mutex<Domain>>, handle: ListenerHandle, mut even
         tokio::select! {
             event = events.recv() => {
                 let Some(event) = event else { return };
-                take(&domain, &handle, epoch.elapsed(), event);
+                let mut domain = domain.lock();
+                domain.take(epoch.elapsed(), event);
                 while let Ok(event) = events.try_recv() {
-                    take(&domain, &handle, epoch.elapsed(), event);
+                    domain.take(epoch.elapsed(), event);
                 }
             }
-            () = sleep_until(deadline) => domain.lock().handle_timeout(epoch.elapsed()),
+            () = sleep_until(deadline) => {}
+        }
+        while let Some((cell, message)) = due(&domain, epoch.elapsed()) {
+            let id = message.id;
+            if let Err(error) = handle.send(&cell, message) {
+                warn!("{id} to {cell} is lost: {error}");
+            }
         }
     }
 }
 
-fn take(domain: &Mutex<Domain>, handle: &ListenerHandle, now: Duration, event: HubEvent) {
-    let outgoing = domain.lock().take(now, event);
-    if let Some((cell, message)) = outgoing {
-        let id = message.id;
-        if let Err(error) = handle.send(&cell, message) {
-            warn!("{id} to {cell} is lost: {error}");
-        }
-    }
+fn due(domain: &Mutex<Domain>, now: Duration) -> Option<Outgoing> {
+    domain.lock().handle_timeout(now)
 }

@@ -4,11 +4,12 @@
 //! where a Cell could tell the difference: pool ready upon every connect, the first message with a session's number is its answer, events with missing
 //! parameters or about unknown guests are ignored.
 
+mod changes;
 mod news;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -68,6 +69,10 @@ impl Cell {
     }
 }
 
+/// The real Core flushes its connections every 100 ms, so that its first order comes a moment after its introduction. The reference Cell
+/// needs that moment: what comes earlier it carries out, but it cannot answer.
+const ANNOUNCEMENT_DELAY: Duration = Duration::from_millis(100);
+
 /// A message and the Cell that it is for.
 pub(crate) type Outgoing = (String, Message);
 
@@ -79,12 +84,14 @@ pub(crate) struct Domain {
     timeout: Duration,
     pub(crate) cells: BTreeMap<String, Cell>,
     sessions: Sessions,
+    /// Cells that are to be told of their pool, and when, in order.
+    announcements: VecDeque<(Duration, String)>,
     log: EventLog,
 }
 
 impl Domain {
     pub(crate) fn new(pool: PoolConfig, announce_pool: bool, timeout: Duration, log: EventLog) -> Self {
-        Self { pool, announce_pool, timeout, cells: BTreeMap::new(), sessions: Sessions::new(), log }
+        Self { pool, announce_pool, timeout, cells: BTreeMap::new(), sessions: Sessions::new(), announcements: VecDeque::new(), log }
     }
 
     /// Opens a session for a caller; the message gets its number.
@@ -119,10 +126,10 @@ impl Domain {
         }
     }
 
-    /// Takes what the hub tells; gives what is to be sent.
-    pub(crate) fn take(&mut self, now: Duration, event: HubEvent) -> Option<Outgoing> {
+    /// Takes what the hub tells.
+    pub(crate) fn take(&mut self, now: Duration, event: HubEvent) {
         match event {
-            HubEvent::Connected { name, kind, remote } => return self.connected(now, name, kind, remote),
+            HubEvent::Connected { name, kind, remote } => self.connected(now, name, kind, remote),
             HubEvent::Shadowed { name, remote } => self.tell(now, Event::CellSwallowed { cell: name, address: remote }),
             HubEvent::Message { name, message } => self.message(now, name, message),
             HubEvent::Invalid { name, id, reason } => self.tell(now, Event::Ignored { cell: name, id, reason }),
@@ -136,38 +143,45 @@ impl Domain {
             }
             HubEvent::Disconnected { name, graceful, reason } => self.left(now, name, graceful, reason),
         }
-        None
     }
 
     /// When [`Domain::handle_timeout`] has something to do.
     pub(crate) fn next_timeout(&self) -> Option<Duration> {
-        self.sessions.next_deadline().map(|(_, deadline)| deadline)
+        let announcement = self.announcements.front().map(|(due, _)| *due);
+        let deadline = self.sessions.next_deadline().map(|(_, deadline)| deadline);
+        announcement.into_iter().chain(deadline).min()
     }
 
-    /// Gives up waiting for Cells that did not take their pool.
-    pub(crate) fn handle_timeout(&mut self, now: Duration) {
+    /// Gives up waiting for Cells that did not take their pool; gives what is to be sent, one message at a time.
+    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Option<Outgoing> {
         while let Some((session, _)) = self.sessions.next_deadline().filter(|(_, deadline)| *deadline <= now) {
             if let Some(session) = self.sessions.close(session) {
                 let reason = format!("no answer to {} within {} s", MessageId::COMPUTE_POOL_READY_EVENT, self.timeout.as_secs_f64());
                 self.refused(now, &session.cell, reason);
             }
         }
+        while self.announcements.front().is_some_and(|(due, _)| *due <= now) {
+            let (_, cell) = self.announcements.pop_front()?;
+            if self.cells.get(&cell).is_some_and(|cell| cell.state == CellState::Connected) {
+                return self.announce(now, &cell);
+            }
+        }
+        None
     }
 
-    fn connected(&mut self, now: Duration, name: String, kind: ServiceKind, address: SocketAddrV4) -> Option<Outgoing> {
+    fn connected(&mut self, now: Duration, name: String, kind: ServiceKind, address: SocketAddrV4) {
         if kind != ServiceKind::Cell {
             let reason = format!("it introduced itself as {kind:?}, and only Cells are served here");
-            self.tell(now, Event::Ignored { cell: name, id: Some(MessageId::CONNECTION_OPENED_EVENT), reason });
-            return None;
+            return self.tell(now, Event::Ignored { cell: name, id: Some(MessageId::CONNECTION_OPENED_EVENT), reason });
         }
         let (report, guests) = self.cells.remove(&name).map(|old| (old.report, old.guests)).unwrap_or_default();
         let cell = Cell { name: name.clone(), address, state: CellState::Connected, report, guests };
         self.cells.insert(name.clone(), cell);
         self.tell(now, Event::CellConnected { cell: name.clone(), address });
         if self.announce_pool {
-            return self.announce(now, &name);
+            self.announcements.retain(|(_, waiting)| *waiting != name);
+            self.announcements.push_back((now + ANNOUNCEMENT_DELAY, name));
         }
-        None
     }
 
     fn left(&mut self, now: Duration, name: String, graceful: bool, reason: String) {

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use cell::model::GuestId;
-use cell::proto::message::{Key, Message};
+use cell::proto::message::{Key, Message, MessageId};
 use serde::Serialize;
-
-use crate::requests::CreateGuest;
 
 /// What the Core knows of a guest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -53,17 +51,23 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest whose creation was asked for.
-    pub(crate) fn pending(request: &CreateGuest) -> Self {
-        Self {
-            name: request.name.clone(),
-            id: request.id,
-            owner: request.owner.clone(),
-            group: request.group.clone(),
-            cores: request.cores,
-            memory: request.memory,
-            disks: request.disks.clone(),
-            auto_start: request.auto_start,
+    /// The guest that a request asks for; `None` for any other request, or one without a readable id.
+    pub(crate) fn asked_for(request: &Message) -> Option<Self> {
+        if request.id != MessageId::CREATE_GUEST_REQUEST {
+            return None;
+        }
+        let text = |key| request.string_params.get(&key).cloned().unwrap_or_default();
+        let number = |key| request.uint_params.get(&key).copied().unwrap_or_default();
+        let list = |key| request.uint_array_params.get(&key).cloned().unwrap_or_default();
+        Some(Self {
+            name: text(Key::Name),
+            id: text(Key::Instance).parse().ok()?,
+            owner: text(Key::User),
+            group: text(Key::Group),
+            cores: number(Key::Core),
+            memory: number(Key::Memory),
+            disks: list(Key::Disk),
+            auto_start: request.bool_params.get(&Key::Option).copied().unwrap_or_default(),
             created: false,
             progress: 0,
             running: false,
@@ -71,11 +75,11 @@ impl Guest {
             monitor_secret: String::new(),
             hardware_address: String::new(),
             address: String::new(),
-            priority: request.priority,
-            limits: request.limits,
+            priority: number(Key::Priority),
+            limits: list(Key::Limit).try_into().unwrap_or_default(),
             create_time: String::new(),
             media: None,
-        }
+        })
     }
 }
 

@@ -45,7 +45,9 @@ mod domain;
 mod error;
 mod events;
 mod guest;
+pub mod images;
 mod interface;
+pub mod replay;
 pub mod requests;
 mod sessions;
 

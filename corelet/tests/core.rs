@@ -14,40 +14,10 @@ mod common;
 
 use std::time::Duration;
 
-use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
-use common::{core_with, empty_ready, joining, success, FakeCell, PATIENCE};
+use common::{core_with, empty_ready, guest_of, instance, joining, obedient, success, FakeCell, PATIENCE};
 use corelet::requests::{self, CreateGuest, StopMode};
 use corelet::{CellState, CreateError, Event, RequestError, WaitError};
-
-fn instance(id: MessageId, guest: GuestId) -> Message {
-    Message::new(id).string(Key::Instance, guest.to_string())
-}
-
-fn guest_of(message: &Message) -> GuestId {
-    message.string_params[&Key::Instance].parse().unwrap()
-}
-
-fn created(guest: GuestId) -> Message {
-    instance(MessageId::GUEST_CREATED_EVENT, guest)
-        .uint(Key::Monitor, 5901)
-        .string(Key::Secret, "secret")
-        .string(Key::Hardware, "00:16:3e:00:00:01")
-}
-
-/// Does at once what it is asked for.
-fn obedient(message: &Message) -> Vec<Message> {
-    let guest = || guest_of(message);
-    match message.id {
-        MessageId::CREATE_GUEST_REQUEST => {
-            vec![success(message).string(Key::Instance, guest().to_string()).bool(Key::Enable, false), created(guest())]
-        }
-        MessageId::START_INSTANCE_REQUEST => vec![success(message), instance(MessageId::GUEST_STARTED_EVENT, guest())],
-        MessageId::STOP_INSTANCE_REQUEST => vec![success(message), instance(MessageId::GUEST_STOPPED_EVENT, guest())],
-        MessageId::DELETE_GUEST_REQUEST => vec![success(message), instance(MessageId::GUEST_DELETED_EVENT, guest())],
-        _ => vec![Message::new(message.id.response()).to_session(message.from).failed("not understood")],
-    }
-}
 
 #[tokio::test]
 async fn a_cell_joins_lives_and_leaves() {
@@ -205,8 +175,7 @@ async fn without_that_quirk_the_newer_connection_counts() {
     let mut events = core.events();
     let _second = FakeCell::connect(core.address(), "Cell_a", joining(obedient)).await;
     events.wait(PATIENCE, |event| matches!(event, Event::CellReady { .. })).await.unwrap();
-    let error = core.request("Cell_a", requests::query_storage("Cell_a")).await.unwrap_err();
-    assert!(matches!(&error, RequestError::Refused { reason, .. } if reason == "not understood"), "{error}");
+    core.request("Cell_a", requests::query_storage("Cell_a")).await.unwrap(); // the first one answers nothing
     core.close().await;
 }
 

@@ -7,8 +7,10 @@
 //! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
+pub mod cloudinit;
 mod disks;
 mod error;
+mod guests;
 pub mod libvirt;
 pub mod network;
 pub mod sim;
@@ -18,6 +20,7 @@ mod types;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -26,6 +29,7 @@ use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
 
 pub use disks::{DiskImage, Disks};
 pub use error::{ErrorKind, HostError};
+pub use guests::*;
 pub use transfer::Transfer;
 pub use types::*;
 
@@ -65,12 +69,18 @@ pub trait Hypervisor: Send + Sync {
     /// libvirt's autostart flag.
     async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change>;
 
+    /// Changes one thing of a domain's definition and nothing else of it, and of the running domain where that is possible.
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied>;
+
     /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
     async fn sample(&self, id: GuestId) -> Result<DomainSample>;
 
     /// Replaces the rules of a guest's filter; a running guest feels it at once.
     async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
 
+    /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
+    /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
     /// Tells a running guest that the disk at `path` has `capacity` bytes now; the image grows with it. Unchanged when it has them already.
     async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change>;
 
@@ -104,6 +114,12 @@ pub trait Storage: Send + Sync {
     /// Deletes a volume; unchanged when there is none.
     async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change>;
 
+    /// Puts a small file beside the volumes, whole or not at all; unchanged when it is there with this content.
+    async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change>;
+
+    /// Removes such a file; unchanged when there is none.
+    async fn remove_file(&self, path: &str) -> Result<Change>;
+
     /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
     /// Paths that can't be read are named in the result and do not stop the others.
     async fn space(&self, paths: &[String]) -> DiskSpace;
@@ -132,6 +148,12 @@ pub trait Images: Send + Sync {
 pub trait Network: Send + Sync {
     /// Name, index, MAC and first IPv4 address, read anew on each call.
     fn bridge(&self) -> Result<Bridge>;
+
+    /// Who was heard on the bridge's segment lately: the kernel's neighbour table.
+    fn neighbours(&self) -> Result<Vec<Neighbour>>;
+
+    /// Makes the kernel ask who has this address, so that [`Network::neighbours`] knows a little later. Says nothing to the one who has it.
+    fn solicit(&self, address: Ipv4Addr) -> Result<()>;
 }
 
 /// All of them.
@@ -147,6 +169,15 @@ pub struct Host {
     pub network: Arc<dyn Network>,
     /// Image servers.
     pub images: Arc<dyn Images>,
+}
+
+/// An address and the MAC that answers for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Address.
+    pub address: Ipv4Addr,
+    /// MAC address.
+    pub mac: [u8; 6],
 }
 
 /// A Linux bridge.

@@ -10,6 +10,7 @@
 //! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
+pub mod addresses;
 mod context;
 pub mod engine;
 mod failure;

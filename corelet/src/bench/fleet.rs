@@ -22,6 +22,8 @@ const DISK: u64 = 1 << 20;
 const MEMORY: u64 = 32 << 20;
 /// How long a guest may take to do what its Cell answered that it will.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a guest may be in the making that is to be deleted.
+const SETTLING: Duration = Duration::from_secs(10);
 
 pub(super) struct Fleet<'a> {
     core: &'a Core,
@@ -128,6 +130,10 @@ impl<'a> Fleet<'a> {
 
     async fn delete(&self, guest: GuestId) -> Result<Duration, BenchError> {
         let mut events = self.core.events();
+        if self.core.guest(self.cell, guest).is_some_and(|guest| !guest.created) {
+            let _ = events.wait(SETTLING, |event| event.is_created(guest)).await;
+            // called off in the middle; else the deletion tells
+        }
         let start = Instant::now();
         self.core.delete_guest(self.cell, guest).await.map_err(BenchError::Guests)?;
         let latency = start.elapsed();

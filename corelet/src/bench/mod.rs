@@ -18,6 +18,7 @@ pub use stats::Summary;
 use std::time::Duration;
 
 use cell::model::GuestId;
+use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::error::{RequestError, WaitError};
@@ -52,6 +53,9 @@ pub enum BenchError {
         #[source]
         source: RequestError,
     },
+    /// It was called off.
+    #[error("interrupted")]
+    Interrupted,
     /// There is nothing to ask about.
     #[error("the Cell has no guests; let the bench create some with --guests")]
     NoGuests,
@@ -59,10 +63,16 @@ pub enum BenchError {
 
 /// Runs the plan against a Cell that has joined; `progress` is told what goes on.
 ///
-/// Guests that were made for the bench are removed also when it fails.
-pub async fn run(core: &Core, cell: &str, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Report, BenchError> {
+/// Guests that were made for the bench are removed also when it fails or `stop` calls it off.
+pub async fn run(
+    core: &Core,
+    cell: &str,
+    plan: &Plan,
+    stop: &CancellationToken,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Report, BenchError> {
     let mut bench = Bench { core, cell, plan, report: Report::new(cell, plan), fleet: Fleet::new(core, cell) };
-    let outcome = bench.measure(progress).await;
+    let outcome = stop.run_until_cancelled(bench.measure(progress)).await.unwrap_or(Err(BenchError::Interrupted));
     progress("removing the guests of the bench");
     let removed = bench.fleet.remove(plan.change_parallel, plan.cell_process.as_ref()).await;
     outcome?;

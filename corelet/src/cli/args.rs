@@ -31,6 +31,7 @@ pub(crate) struct Cli {
 
 /// Who this Core is and how it talks.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Options {
     /// Address to listen on; its interface joins the multicast group
     #[arg(long, global = true, value_name = "IP", env = "CORELET_LISTEN")]
@@ -51,8 +52,8 @@ pub(crate) struct Options {
     #[arg(long, global = true)]
     pub(crate) no_discovery: bool,
     /// Name of this Core [default: Core_ and its address in hex digits]
-    #[arg(long, global = true)]
-    pub(crate) name: Option<String>,
+    #[arg(long = "name", global = true, value_name = "NAME")]
+    pub(crate) core_name: Option<String>, // `name` is the guest's of `create`
     /// Name of the pool that Cells are taken into
     #[arg(long, global = true, default_value = "default")]
     pub(crate) pool: String,
@@ -89,7 +90,7 @@ impl Options {
         if let Some(port) = self.port {
             config.ports = port..=port;
         }
-        if let Some(name) = &self.name {
+        if let Some(name) = &self.core_name {
             config.name.clone_from(name);
         }
         Some(config)
@@ -181,6 +182,17 @@ pub(crate) enum Command {
     },
     /// Measure how fast the Cell answers and what that costs it
     Bench(BenchArgs),
+    /// Send a captured Core's requests to the Cell and compare the answers with the captured ones by meaning
+    Replay {
+        /// Capture: one JSON object a line with t, from (core or cell) and message
+        capture: PathBuf,
+        /// Do not send requests of this name; repeat it
+        #[arg(long, value_name = "NAME")]
+        skip: Vec<String>,
+        /// Requests that the Cell says it does not support are no failure
+        #[arg(long)]
+        allow_unsupported: bool,
+    },
     /// Take commands line by line, from a terminal or a pipe, while the Core stays up
     Shell {
         /// End at the first command that fails
@@ -262,11 +274,11 @@ pub(crate) struct CreateArgs {
     #[arg(long, default_value = "medium")]
     pub(crate) priority: Priority,
     /// Six limits: read B/s, write B/s, read IOPS, write IOPS, receive B/s, send B/s; 0 = unlimited
-    #[arg(long, value_delimiter = ',', num_args = 6, value_name = "N,N,N,N,N,N", value_parser = parse_size)]
-    pub(crate) limits: Vec<u64>,
+    #[arg(long, default_value = "0,0,0,0,0,0", hide_default_value = true, value_name = "N,N,N,N,N,N", value_parser = parse_numbers::<6>)]
+    pub(crate) limits: [u64; 6],
     /// Hardware: system,disk,network,display,control,usb,tablet in the numbers of the wire
-    #[arg(long, value_delimiter = ',', num_args = 7, value_name = "N,N,N,N,N,N,N")]
-    pub(crate) template: Vec<u64>,
+    #[arg(long, value_name = "N,N,N,N,N,N,N", value_parser = parse_numbers::<7>)]
+    pub(crate) template: Option<[u64; 7]>,
     /// Module for the guest: qemu (guest agent), cloud-init; repeat it
     #[arg(long = "module", value_name = "NAME")]
     pub(crate) modules: Vec<String>,
@@ -373,6 +385,13 @@ pub(crate) enum ShellCommand {
     /// Leave the shell
     #[command(visible_alias = "quit")]
     Exit,
+}
+
+/// So many sizes, separated by commas.
+fn parse_numbers<const N: usize>(text: &str) -> Result<[u64; N], String> {
+    let numbers = text.split(',').map(parse_size).collect::<Result<Vec<u64>, String>>()?;
+    let found = numbers.len();
+    numbers.try_into().map_err(|_| format!("{found} numbers where {N} belong"))
 }
 
 /// Seconds, fractions allowed.

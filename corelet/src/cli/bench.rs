@@ -13,7 +13,9 @@ impl Session {
         let other = arguments.compare.as_deref().map(read).transpose()?; // what is wrong with it shall be known before the work
         let plan = plan(arguments)?;
         let cell = self.wait_cell().await?.name;
-        let report = bench::run(&self.core, &cell, &plan, &mut |text| self.output.note(text)).await?;
+        let report = bench::run(&self.core, &cell, &plan, &self.tidy.begin(), &mut |text| self.output.note(text)).await;
+        self.tidy.end();
+        let report = report?;
         if let Some(path) = &arguments.save {
             write(path, &report)?;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cell::model::GuestId;
 use serde_json::{json, Value};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{Command, CreateArgs, GuestState, MediaArgs, Options, StopArgs};
 use super::error::CliError;
@@ -31,6 +32,38 @@ pub(crate) struct Session {
     pub(crate) core: Core,
     pub(crate) options: Options,
     pub(crate) output: Output,
+    pub(crate) tidy: Tidy,
+}
+
+/// Whether an interrupted command has to tidy up before it may end.
+#[derive(Debug, Default)]
+pub(crate) struct Tidy {
+    stop: CancellationToken,
+    needed: std::cell::Cell<bool>,
+}
+
+impl Tidy {
+    /// From now on there is something to tidy up; the token tells when to begin with it.
+    pub(crate) fn begin(&self) -> CancellationToken {
+        self.needed.set(true);
+        self.stop.clone()
+    }
+
+    /// Everything is tidy again.
+    pub(crate) fn end(&self) {
+        self.needed.set(false);
+    }
+
+    /// True once it was called off.
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Calls the command off; true when it has to tidy up first.
+    pub(crate) fn call_off(&self) -> bool {
+        self.stop.cancel();
+        self.needed.get()
+    }
 }
 
 impl Session {
@@ -62,6 +95,7 @@ impl Session {
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
+            Command::Replay { capture, skip, allow_unsupported } => self.replay(&capture, &skip, allow_unsupported).await,
             Command::Bench(arguments) => self.bench(&arguments).await,
             Command::PpmToPng { input, output } => Ok(ppm::convert(&input, &output)?),
             Command::Shell { .. } => Err(CliError::Usage("this is the shell already".into())),
@@ -108,7 +142,7 @@ impl Session {
     }
 
     async fn create(&self, arguments: &CreateArgs) -> Result<(), CliError> {
-        let request = create_request(arguments, &self.options.pool)?;
+        let request = create_request(arguments, &self.options.pool);
         let cell = self.wait_cell().await?.name;
         let what = format!("creating {}", request.name);
         let mut progress = self.output.progress(&what);
@@ -302,7 +336,7 @@ fn media_of(arguments: &MediaArgs) -> Option<Media> {
     Some(Media { id: media?, host: media_host?, port: media_port? })
 }
 
-fn create_request(arguments: &CreateArgs, pool: &str) -> Result<CreateGuest, CliError> {
+fn create_request(arguments: &CreateArgs, pool: &str) -> CreateGuest {
     let name = match arguments.name.contains('.') {
         true => arguments.name.clone(),
         false => format!("manager.{}", arguments.name),
@@ -311,17 +345,9 @@ fn create_request(arguments: &CreateArgs, pool: &str) -> Result<CreateGuest, Cli
         (Some(id), Some(host), Some(port), Some(size)) => Some(ImageSource { id: id.clone(), host: host.clone(), port, size }),
         _ => None,
     };
-    let template = match *arguments.template.as_slice() {
-        [] => TemplateNumbers::default(),
-        [system, disk, network, display, control, usb, tablet] => TemplateNumbers { system, disk, network, display, control, usb, tablet },
-        _ => return Err(CliError::Usage("--template takes seven numbers".into())),
-    };
-    let limits = match arguments.limits.as_slice() {
-        [] => [0; 6],
-        limits => limits.try_into().map_err(|_| CliError::Usage("--limits takes six numbers".into()))?,
-    };
+    let template = arguments.template.map_or_else(TemplateNumbers::default, TemplateNumbers::from_array);
     let blank = CreateGuest::blank(&name, 0);
-    Ok(CreateGuest {
+    CreateGuest {
         id: arguments.id.unwrap_or_else(GuestId::random),
         owner: arguments.owner.clone(),
         pool: pool.into(),
@@ -330,12 +356,12 @@ fn create_request(arguments: &CreateArgs, pool: &str) -> Result<CreateGuest, Cli
         disks: arguments.disks.clone(),
         auto_start: arguments.auto_start,
         priority: arguments.priority.number(),
-        limits,
+        limits: arguments.limits,
         template,
         modules: arguments.modules.clone(),
         admin: arguments.admin.clone(),
         secret: arguments.password.clone(),
         image,
         ..blank
-    })
+    }
 }

@@ -8,6 +8,7 @@ use super::raw::RawError;
 use crate::bench::BenchError;
 use crate::core::CreateError;
 use crate::error::{RequestError, StartError, WaitError};
+use crate::replay::CaptureError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,8 @@ pub(crate) enum CliError {
     File { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("{} holds no figures of a bench", .path.display())]
     NoFigures { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     #[error("{0}")]
     Failed(String),
     #[error("{0}")]

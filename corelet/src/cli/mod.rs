@@ -11,6 +11,7 @@ mod guests;
 mod output;
 mod ppm;
 mod raw;
+mod replay;
 mod shell;
 mod show;
 mod size;
@@ -24,7 +25,7 @@ use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Options};
-use commands::Session;
+use commands::{Session, Tidy};
 use error::{chain, CliError};
 use output::Output;
 
@@ -70,12 +71,26 @@ fn log_to_stderr(verbose: u8) {
 async fn with_core(cli: Cli, output: Output) -> Result<(), CliError> {
     let Cli { options, command } = cli;
     let session = open(options, output).await?;
-    let outcome = tokio::select! {
-        outcome = session.run(command) => outcome,
-        () = interrupted() => Err(CliError::Interrupted),
-    };
+    let outcome = until_interrupted(&session, command).await;
     session.close().await;
     outcome
+}
+
+/// Runs the command. The first interruption lets it tidy up where it has to, the second ends it at once.
+async fn until_interrupted(session: &Session, command: Command) -> Result<(), CliError> {
+    let mut running = std::pin::pin!(session.run(command));
+    tokio::select! {
+        outcome = &mut running => return outcome,
+        () = interrupted() => {}
+    }
+    if session.tidy.call_off() {
+        session.output.note("interrupted: tidying up; once more ends it at once");
+        tokio::select! {
+            _ = &mut running => {}
+            () = interrupted() => {}
+        }
+    }
+    Err(CliError::Interrupted)
 }
 
 async fn open(options: Options, output: Output) -> Result<Session, CliError> {
@@ -83,7 +98,7 @@ async fn open(options: Options, output: Output) -> Result<Session, CliError> {
     config.transport.kcp = wide_windows(config.transport.kcp);
     let core = Core::start(config).await?;
     output.note(&format!("{} listens on {} for domain '{}'", core.config().name, core.address(), core.config().domain));
-    Ok(Session { core, options, output })
+    Ok(Session { core, options, output, tidy: Tidy::default() })
 }
 
 /// This end must never be what a bench waits for.

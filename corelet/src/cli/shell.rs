@@ -38,7 +38,7 @@ impl Session {
                 Err(error) => {
                     failures += 1;
                     self.output.failure(&chain(&error));
-                    if stop_on_error {
+                    if stop_on_error || self.tidy.is_called_off() {
                         break;
                     }
                 }

@@ -133,24 +133,9 @@ impl Domain {
         self.cells.get_mut(cell).and_then(|cell| cell.guests.get_mut(&id)).ok_or(Flaw::UnknownGuest(id))
     }
 
-    /// Puts a guest into the books whose creation is asked for.
-    pub(crate) fn add_guest(&mut self, cell: &str, guest: Guest) {
-        if let Some(cell) = self.cells.get_mut(cell) {
-            cell.guests.insert(guest.id, guest);
-        }
-    }
-
-    /// Takes a guest out of the books.
-    pub(crate) fn remove_guest(&mut self, cell: &str, guest: GuestId) {
+    fn remove_guest(&mut self, cell: &str, guest: GuestId) {
         if let Some(cell) = self.cells.get_mut(cell) {
             cell.guests.remove(&guest);
-        }
-    }
-
-    /// The answer to a system reset was handled: the guest is not ready until the reset's end is told (contract §13.4).
-    pub(crate) fn resetting(&mut self, cell: &str, guest: GuestId) {
-        if let Some(guest) = self.cells.get_mut(cell).and_then(|cell| cell.guests.get_mut(&guest)) {
-            guest.created = false;
         }
     }
 }

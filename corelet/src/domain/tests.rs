@@ -22,11 +22,14 @@ fn fixture() -> Fixture {
 impl Fixture {
     fn connect(&mut self, cell: &str) -> Outgoing {
         let remote = "10.0.0.2:4000".parse().unwrap();
-        self.domain.take(self.now, HubEvent::Connected { name: cell.into(), kind: ServiceKind::Cell, remote }).unwrap()
+        self.domain.take(self.now, HubEvent::Connected { name: cell.into(), kind: ServiceKind::Cell, remote });
+        assert_eq!(self.domain.handle_timeout(self.now), None, "the reference Cell could not answer yet");
+        self.now = self.domain.next_timeout().unwrap();
+        self.domain.handle_timeout(self.now).unwrap()
     }
 
     fn tell(&mut self, cell: &str, message: Message) {
-        assert_eq!(self.domain.take(self.now, HubEvent::Message { name: cell.into(), message }), None);
+        self.domain.take(self.now, HubEvent::Message { name: cell.into(), message });
     }
 
     /// A Cell that took its pool.
@@ -39,7 +42,7 @@ impl Fixture {
 
     fn pending(&mut self, cell: &str) -> GuestId {
         let request = CreateGuest::blank("manager.one", 1);
-        self.domain.add_guest(cell, Guest::pending(&request));
+        assert!(self.domain.asked(cell, &request.to_message()));
         request.id
     }
 
@@ -73,10 +76,11 @@ fn a_cell_that_does_not_answer_its_pool_is_given_up_after_the_timeout() {
     let mut fixture = fixture();
     let (cell, message) = fixture.connect("a");
     assert_eq!((cell.as_str(), message.id), ("a", MessageId::COMPUTE_POOL_READY_EVENT));
-    assert_eq!(fixture.domain.next_timeout(), Some(T_CORE));
-    fixture.domain.handle_timeout(T_CORE - Duration::from_millis(1));
+    let deadline = fixture.now + T_CORE;
+    assert_eq!(fixture.domain.next_timeout(), Some(deadline));
+    assert_eq!(fixture.domain.handle_timeout(deadline - Duration::from_millis(1)), None);
     assert_eq!(fixture.domain.cells["a"].state, CellState::Connected);
-    fixture.domain.handle_timeout(T_CORE);
+    assert_eq!(fixture.domain.handle_timeout(deadline), None);
     assert!(matches!(&fixture.domain.cells["a"].state, CellState::Refused(_)));
     assert_eq!(fixture.domain.next_timeout(), None);
     fixture.tell("a", ready().to_session(message.from));
@@ -156,7 +160,9 @@ fn the_end_of_a_system_reset_must_not_overtake_its_answer() {
     let end = Message::new(MessageId::SYSTEM_RESET_EVENT).string(Key::Guest, guest.to_string()).succeeded();
     fixture.tell("a", end.clone());
     assert!(fixture.ignored().contains("is marked created"));
-    fixture.domain.resetting("a", guest);
+    let image = requests::ImageSource { id: "i".into(), host: "h".into(), port: 1, size: 1 };
+    let request = requests::reset_system(guest, &image);
+    fixture.domain.succeeded("a", &request, &Message::new(request.id.response()));
     fixture.tell("a", end);
     assert_eq!(fixture.seen(), [Event::SystemReset { cell: "a".into(), guest, failure: None }]);
     assert!(fixture.domain.cells["a"].guests[&guest].created);
@@ -197,7 +203,58 @@ fn what_is_no_cell_is_not_served() {
     let mut fixture = fixture();
     let remote = "10.0.0.9:1".parse().unwrap();
     let event = HubEvent::Connected { name: "Image".into(), kind: ServiceKind::ImageServer, remote };
-    assert_eq!(fixture.domain.take(fixture.now, event), None);
+    fixture.domain.take(fixture.now, event);
+    assert_eq!(fixture.domain.next_timeout(), None, "no pool for it");
     assert!(fixture.ignored().contains("only Cells are served"));
     assert!(fixture.domain.cells.is_empty());
+}
+
+#[test]
+fn a_guest_that_was_refused_is_out_of_the_books_again_but_never_another_one() {
+    let mut fixture = fixture();
+    fixture.ready("a");
+    let request = CreateGuest::blank("manager.one", 1).to_message();
+    assert!(fixture.domain.asked("a", &request));
+    assert!(!fixture.domain.asked("a", &request), "the same id again");
+    fixture.domain.abandoned("a", &request);
+    assert!(fixture.domain.cells["a"].guests.is_empty());
+    assert!(!fixture.domain.asked("a", &requests::query_storage("a")), "no guest in there");
+}
+
+#[test]
+fn the_books_follow_successful_changes() {
+    let mut fixture = fixture();
+    fixture.ready("a");
+    let guest = fixture.pending("a");
+    let to = |id| Message::new(id).string(Key::Guest, guest.to_string());
+    for request in [
+        to(MessageId::MODIFY_GUEST_NAME_REQUEST).string(Key::Name, "manager.two"),
+        to(MessageId::MODIFY_CORE_REQUEST).uint(Key::Core, 4),
+        to(MessageId::MODIFY_MEMORY_REQUEST).uint(Key::Memory, 7),
+        to(MessageId::MODIFY_PRIORITY_REQUEST).uint(Key::Priority, 2),
+        to(MessageId::MODIFY_AUTO_START_REQUEST).bool(Key::Enable, true),
+        to(MessageId::MODIFY_DISK_THRESHOLD_REQUEST).uints(Key::Limit, [1, 2, 3, 4]),
+        to(MessageId::MODIFY_NETWORK_THRESHOLD_REQUEST).uints(Key::Limit, [5, 6]),
+        to(MessageId::RESIZE_DISK_REQUEST).uint(Key::Disk, 0).uint(Key::Size, 9),
+        to(MessageId::RESIZE_DISK_REQUEST).uint(Key::Disk, u64::MAX).uint(Key::Size, 1),
+        to(MessageId::RESET_SECRET_REQUEST),
+    ] {
+        let answer = Message::new(request.id.response()).succeeded().string(Key::Secret, "new");
+        fixture.domain.succeeded("a", &request, &answer);
+    }
+    let entry = &fixture.domain.cells["a"].guests[&guest];
+    assert_eq!((entry.name.as_str(), entry.cores, entry.memory, entry.priority), ("manager.two", 4, 7, 2));
+    assert_eq!((entry.auto_start, entry.limits, entry.disks.as_slice()), (true, [1, 2, 3, 4, 5, 6], [9].as_slice()));
+    assert_eq!(entry.monitor_secret, "new");
+}
+
+#[test]
+fn a_cell_that_left_at_once_is_not_told_of_its_pool() {
+    let mut fixture = fixture();
+    let remote = "10.0.0.2:4000".parse().unwrap();
+    fixture.domain.take(fixture.now, HubEvent::Connected { name: "a".into(), kind: ServiceKind::Cell, remote });
+    let due = fixture.domain.next_timeout().unwrap();
+    fixture.domain.take(fixture.now, HubEvent::Disconnected { name: "a".into(), graceful: true, reason: "bye".into() });
+    assert_eq!(fixture.domain.handle_timeout(due), None);
+    assert_eq!(fixture.domain.next_timeout(), None);
 }

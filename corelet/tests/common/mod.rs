@@ -1,9 +1,11 @@
 //! A Cell for tests: the real protocol on the Cell's side, and answers that the test chooses.
+#![allow(dead_code)] // each suite uses its part of it
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use cell::proto::peer::{Peer, PeerConfig, PeerEvent, Role, Timing};
 use cell::proto::transport::TransportConfig;
@@ -55,6 +57,11 @@ impl FakeCell {
     /// Says "closed" and ends.
     pub(crate) async fn leave(self) {
         self.orders.send(Order::Close).unwrap();
+        self.task.await.unwrap();
+    }
+
+    /// Waits until the Core ended the connection.
+    pub(crate) async fn ended(self) {
         self.task.await.unwrap();
     }
 
@@ -132,4 +139,57 @@ pub(crate) fn joining(mut others: impl FnMut(&Message) -> Vec<Message>) -> impl 
         MessageId::COMPUTE_POOL_READY_EVENT => vec![empty_ready(message)],
         _ => others(message),
     }
+}
+
+/// A message about a guest.
+pub(crate) fn instance(id: MessageId, guest: GuestId) -> Message {
+    Message::new(id).string(Key::Instance, guest.to_string())
+}
+
+/// The guest that a message is about.
+pub(crate) fn guest_of(message: &Message) -> GuestId {
+    message.string_params[&Key::Instance].parse().unwrap()
+}
+
+fn created(guest: GuestId) -> Message {
+    instance(MessageId::GUEST_CREATED_EVENT, guest)
+        .uint(Key::Monitor, 5901)
+        .string(Key::Secret, "secret")
+        .string(Key::Hardware, "00:16:3e:00:00:01")
+}
+
+/// Does at once what it is asked for.
+pub(crate) fn obedient(message: &Message) -> Vec<Message> {
+    let guest = || guest_of(message);
+    match message.id {
+        MessageId::CREATE_GUEST_REQUEST => {
+            vec![success(message).string(Key::Instance, guest().to_string()).bool(Key::Enable, false), created(guest())]
+        }
+        MessageId::START_INSTANCE_REQUEST => vec![success(message), instance(MessageId::GUEST_STARTED_EVENT, guest())],
+        MessageId::STOP_INSTANCE_REQUEST => vec![success(message), instance(MessageId::GUEST_STOPPED_EVENT, guest())],
+        MessageId::DELETE_GUEST_REQUEST => vec![success(message), instance(MessageId::GUEST_DELETED_EVENT, guest())],
+        MessageId::GET_GUEST_REQUEST => vec![description(message)],
+        MessageId::GET_INSTANCE_STATUS_REQUEST => {
+            let answer = description(message).bool(Key::Media, false).float(Key::Usage, 1.5);
+            vec![answer.uints(Key::Available, [1, 2]).uints(Key::IO, [1, 2, 3, 4])]
+        }
+        MessageId::QUERY_CELL_STORAGE_REQUEST => {
+            let paths = || vec!["/var/lib/libvirt/images".to_owned()];
+            vec![success(message).uint(Key::Mode, 0).strings(Key::System, paths()).strings(Key::Data, paths())]
+        }
+        MessageId::GET_COMPUTE_POOL_CELL_REQUEST => {
+            vec![success(message).strings(Key::Storage, []).strings(Key::Error, []).uints(Key::Attach, [])]
+        }
+        _ => vec![Message::new(message.id.response()).to_session(message.from).failed("not understood")],
+    }
+}
+
+/// The configuration of a guest, as the captured reference answers it.
+fn description(request: &Message) -> Message {
+    let texts = [(Key::Name, "manager.one"), (Key::User, "admin"), (Key::Group, "manager"), (Key::Secret, "secret")];
+    let numbers = [(Key::Core, 1), (Key::Memory, 1 << 28), (Key::Status, 0), (Key::Monitor, 5901), (Key::Priority, 1)];
+    let message = success(request).string(Key::Instance, guest_of(request).to_string()).bool(Key::Enable, true);
+    let message = texts.into_iter().fold(message, |message, (key, text)| message.string(key, text));
+    let message = numbers.into_iter().fold(message, |message, (key, number)| message.uint(key, number));
+    message.uints(Key::Disk, [1 << 30]).uints(Key::Option, [0]).uints(Key::Limit, [0; 6])
 }

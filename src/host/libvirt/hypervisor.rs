@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use virt::domain::Domain;
 use virt::error::{Error as VirtError, ErrorNumber};
 use virt::nwfilter::NWFilter;
@@ -13,14 +14,14 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use crate::host::storage::selinux;
-use crate::host::{Change, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
+use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
 use crate::model::{GuestConfig, GuestId, PowerState, SecurityPolicy};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{block, domain, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -73,9 +74,22 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, id: GuestId) -> Result<Change> {
         let what = format!("force guest {id} to stop");
-        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, what.clone(), move |connection| destroy(connection, id, &what)));
-        if let Ok(ended) = tokio::time::timeout(qemu::GRACE, ending.as_mut()).await {
-            return ended;
+        let (begin, begun) = oneshot::channel();
+        let work = move |connection: &Connection| {
+            let _ = begin.send(());
+            destroy(connection, id, &what)
+        };
+        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, format!("force guest {id} to stop"), work));
+        let grace_is_over = async {
+            match begun.await {
+                Ok(()) => tokio::time::sleep(qemu::GRACE).await,
+                // The call ended before libvirt was asked; it says why itself.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = ending.as_mut() => return ended,
+            () = grace_is_over => {}
         }
         // It does not matter whether this ends before the call does: what counts is what libvirt says.
         let _ = tokio::task::spawn_blocking(move || qemu::kill_process(id)).await;
@@ -92,6 +106,17 @@ impl Hypervisor for Libvirt {
             }
             domain.set_autostart(enable).map_err(|error| failed(&what, &error))?;
             Ok(Change::Changed)
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        let (shared, edit) = (self.shared.clone(), edit.clone());
+        let what = format!("change the {} of guest {id}", edit::subject(&edit));
+        let work = move |connection: &Connection| {
+            let what = format!("cannot change the {} of guest {id}", edit::subject(&edit));
+            let domain = find(connection, id, &what)?;
+            edit::change(connection, &shared, &domain, &edit, &what)
         };
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
@@ -120,6 +145,18 @@ impl Hypervisor for Libvirt {
             Ok(Change::Changed)
         };
         self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await
+    }
+
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
+        let command = command.to_owned();
+        // libvirt counts whole seconds, at least one.
+        let seconds = i32::try_from(deadline.as_secs().max(1)).unwrap_or(i32::MAX);
+        let work = move |connection: &Connection| {
+            let what = format!("cannot ask the agent of guest {id}");
+            let domain = find_running(connection, id, &what)?;
+            domain.qemu_agent_command(&command, seconds, 0).map_err(|error| agent_failed(&what, &error))
+        };
+        self.lanes.run(Lane::Sample(id), Effect::Reads, format!("ask the agent of guest {id}"), work).await
     }
 
     async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
@@ -157,6 +194,17 @@ impl Libvirt {
         };
         self.lanes.run(Lane::Guest(id), Effect::Changes, format!("{verb} guest {id}"), work).await
     }
+}
+
+/// An agent that is not there is no trouble of libvirt's.
+fn agent_failed(what: &str, error: &VirtError) -> HostError {
+    let mut failed = failed(what, error);
+    match error.code() {
+        ErrorNumber::AgentUnresponsive => failed.kind = ErrorKind::Unsupported,
+        ErrorNumber::AgentCommandTimeout => failed.kind = ErrorKind::Unknown,
+        _ => {}
+    }
+    failed
 }
 
 fn lookup(connection: &Connection, id: GuestId) -> std::result::Result<Option<Domain>, VirtError> {

@@ -12,6 +12,7 @@ mod block;
 mod capability;
 mod connection;
 mod domain;
+mod edit;
 mod error;
 mod events;
 mod filter;

@@ -39,7 +39,7 @@ impl SimHost {
             (plan.begin(operation), plan.latency.get(&operation).copied().unwrap_or_default())
         };
         transfer.begin(amount);
-        let share = |steps: u64| amount * steps / u64::from(STEPS);
+        let share = |steps: u64| (amount * steps).div_ceil(u64::from(STEPS));
         for step in 0..u64::from(STEPS) {
             tokio::select! {
                 biased;

@@ -7,6 +7,7 @@
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
 mod disks;
+mod edits;
 mod faults;
 mod images;
 mod traits;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinSet;
 
-use super::{Bridge, Host, HostEvent};
+use super::{Bridge, Host, HostEvent, Neighbour};
 use crate::model::{GuestId, PowerState};
 
 pub use disks::{SimBefore, SimLayer};
@@ -158,6 +159,27 @@ impl SimHost {
     /// Paths under this one can't be read.
     pub fn set_unreadable(&self, path: &str) {
         self.inner.world.lock().unreadable.push(path.into());
+    }
+
+    /// The guest's agent answers to the command of this name with this JSON, while it runs.
+    pub fn set_agent_answer(&self, id: GuestId, command: &str, answer: &str) {
+        self.inner.world.lock().agents.entry(id).or_default().insert(command.into(), answer.into());
+    }
+
+    /// The neighbours that the kernel knows of.
+    pub fn set_neighbours(&self, neighbours: Vec<Neighbour>) {
+        self.inner.world.lock().neighbours = neighbours;
+    }
+
+    /// Neighbours that the kernel gets to know once it asks for them.
+    pub fn set_quiet_neighbours(&self, neighbours: Vec<Neighbour>) {
+        self.inner.world.lock().quiet_neighbours = neighbours;
+    }
+
+    /// The commands that reached the guest's agent, oldest first.
+    pub fn agent_commands(&self, id: GuestId) -> Vec<String> {
+        let world = self.inner.world.lock();
+        world.agent_commands.iter().filter(|(guest, _)| *guest == id).map(|(_, command)| command.clone()).collect()
     }
 
     /// An image server has this image from now on.

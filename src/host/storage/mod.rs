@@ -4,6 +4,7 @@
 
 mod blank;
 mod disks;
+pub(super) mod files;
 mod images;
 mod qemu_img;
 pub(super) mod selinux;

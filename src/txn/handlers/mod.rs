@@ -10,20 +10,31 @@ mod create_guest;
 mod create_snapshot;
 mod delete_guest;
 mod delete_snapshot;
+mod get_auth;
 mod get_compute_cell;
 mod get_guest;
 mod get_instance_status;
 mod get_snapshot;
 mod image;
+mod modify_auth;
+mod modify_auto_start;
 mod modify_cell_storage;
+mod modify_core;
+mod modify_disk_threshold;
+mod modify_guest_name;
+mod modify_memory;
+mod modify_network_threshold;
+mod modify_priority;
 mod prepare_compute_pool;
 mod query_cell_storage;
 mod query_snapshot;
 pub(in crate::txn) mod remains;
 mod remove_compute_cell;
+mod reset_secret;
 mod reset_system;
 mod resize_disk;
 mod restore_snapshot;
+mod setting;
 mod shrink_disk;
 mod start_instance;
 mod stop_instance;
@@ -93,6 +104,16 @@ dispatch! {
     CREATE_SNAPSHOT_REQUEST => create_snapshot, Some(MessageId::CREATE_SNAPSHOT_RESPONSE), change;
     RESTORE_SNAPSHOT_REQUEST => restore_snapshot, Some(MessageId::RESTORE_SNAPSHOT_RESPONSE), change;
     DELETE_SNAPSHOT_REQUEST => delete_snapshot, Some(MessageId::DELETE_SNAPSHOT_RESPONSE), change;
+    MODIFY_GUEST_NAME_REQUEST => modify_guest_name, Some(MessageId::MODIFY_GUEST_NAME_RESPONSE), change;
+    MODIFY_CORE_REQUEST => modify_core, Some(MessageId::MODIFY_CORE_RESPONSE), change;
+    MODIFY_MEMORY_REQUEST => modify_memory, Some(MessageId::MODIFY_MEMORY_RESPONSE), change;
+    MODIFY_PRIORITY_REQUEST => modify_priority, Some(MessageId::MODIFY_PRIORITY_RESPONSE), change;
+    MODIFY_DISK_THRESHOLD_REQUEST => modify_disk_threshold, Some(MessageId::MODIFY_DISK_THRESHOLD_RESPONSE), change;
+    MODIFY_NETWORK_THRESHOLD_REQUEST => modify_network_threshold, Some(MessageId::MODIFY_NETWORK_THRESHOLD_RESPONSE), change;
+    MODIFY_AUTO_START_REQUEST => modify_auto_start, Some(MessageId::MODIFY_AUTO_START_RESPONSE), change;
+    MODIFY_AUTH_REQUEST => modify_auth, Some(MessageId::MODIFY_AUTH_RESPONSE), change;
+    GET_AUTH_REQUEST => get_auth, Some(MessageId::GET_AUTH_RESPONSE), query;
+    RESET_SECRET_REQUEST => reset_secret, Some(MessageId::RESET_SECRET_RESPONSE), change;
 }
 
 #[cfg(test)]

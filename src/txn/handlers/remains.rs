@@ -6,13 +6,19 @@ use crate::model::{GuestId, Volume, VolumeGroup};
 use crate::txn::volumes::file_prefix;
 use crate::txn::{Failure, Node};
 
-/// Deletes all volumes, images of snapshots and what else belongs to them (contract §7.3), also after one that could not be; the first
-/// failure is told.
+/// Deletes all volumes, the cloud-init image, images of snapshots and what else belongs to them (contract §7.3), also after one that could not
+/// be; the first failure is told.
 pub(in crate::txn) async fn delete_volumes(node: &Node, id: GuestId, group: &VolumeGroup) -> Result<(), Failure> {
     let mut first = Ok(());
     for volume in group.volumes().filter(|volume| !volume.name.is_empty()) {
         if let Err(error) = node.host.storage.delete_volume(&volume.pool, &volume.name).await {
             tracing::error!(guest = %id, volume = %volume.name, "a volume of the guest is left: {error}");
+            first = first.and(Err(Failure::from(error)));
+        }
+    }
+    if !group.boot_image.is_empty() {
+        if let Err(error) = node.host.storage.remove_file(&group.boot_image).await {
+            tracing::error!(guest = %id, "the guest's cloud-init image is left: {error}");
             first = first.and(Err(Failure::from(error)));
         }
     }

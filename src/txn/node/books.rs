@@ -113,7 +113,8 @@ impl Inner {
         Ok(resource)
     }
 
-    fn guest_named(&self, name: &str) -> Option<GuestId> {
+    /// The guest that has this name or is being created with it.
+    pub fn guest_named(&self, name: &str) -> Option<GuestId> {
         let present = self.guests.values().find(|guest| guest.config.name == name).map(|guest| guest.config.id);
         present.or_else(|| self.reserved.iter().find(|(_, reserved)| reserved.name == name).map(|(id, _)| *id))
     }

@@ -21,6 +21,10 @@ pub enum Job {
     Stop,
     /// It is being deleted.
     Delete,
+    /// A setting of it is being changed.
+    Configure,
+    /// Media are put into its drive or taken out.
+    Media,
     /// Its system disk is being filled for the first time.
     Clone,
     /// Its system disk is being replaced.
@@ -46,6 +50,8 @@ impl Job {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Delete => "delete",
+            Self::Configure => "a change of its settings",
+            Self::Media => "a change of its media",
             Self::Clone => "cloning its system disk",
             Self::ResetSystem => "system reset",
             Self::CreateImage => "sending its system disk to an image server",

@@ -5,7 +5,7 @@ use crate::guest::Guest;
 use crate::requests::CreateGuest;
 
 fn cell(name: &str, guests: &[&CreateGuest]) -> Cell {
-    let guests: BTreeMap<_, _> = guests.iter().map(|guest| (guest.id, Guest::pending(guest))).collect();
+    let guests: BTreeMap<_, _> = guests.iter().map(|guest| (guest.id, Guest::asked_for(&guest.to_message()).unwrap())).collect();
     Cell { name: name.into(), address: "127.0.0.1:1".parse().unwrap(), state: CellState::Ready, report: None, guests }
 }
 
