@@ -361,6 +361,7 @@ fn create_request(arguments: &CreateArgs, pool: &str) -> CreateGuest {
         modules: arguments.modules.clone(),
         admin: arguments.admin.clone(),
         secret: arguments.password.clone(),
+        addresses: [arguments.address.clone(), String::new()],
         image,
         ..blank
     }
