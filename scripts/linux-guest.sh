@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the disk of a small Linux guest out of this machine's packages: a kernel of linux-image-cloud-amd64 with its virtio modules, busybox-static
-# and tests/assets/linux-guest/init. Nothing is downloaded.
+# Makes the disk of a small Linux guest out of this machine's packages: a kernel with its virtio modules (linux-image-cloud-amd64 where it is
+# installed, else any), busybox-static and tests/assets/linux-guest/init. Nothing is downloaded.
 #
 #   linux-guest.sh check        what is missing for it, one line each; exit 1 when there is anything
 #   linux-guest.sh make FILE    the disk as a raw image of 32 MiB
@@ -10,7 +10,21 @@ ROOT=$(dirname "$(dirname "$(readlink -f "$0")")")
 MBR=/usr/lib/syslinux/mbr/mbr.bin
 MODULES=(virtio_pci virtio_net virtio_scsi virtio_console sd_mod sr_mod ata_piix ata_generic isofs button evdev)
 
-kernel() { ls -1v /boot/vmlinuz-*-cloud-amd64 2>/dev/null | tail -n 1; }
+kernel() { # the newest one that has its modules; one made for virtual machines before others
+  local file
+  { ls -1v /boot/vmlinuz-* | grep -v -- '-cloud-'; ls -1v /boot/vmlinuz-*-cloud-*; } 2>/dev/null | while read -r file; do
+    [ ! -d "/lib/modules/${file#/boot/vmlinuz-}" ] || echo "$file"
+  done | tail -n 1
+}
+
+plain() { # FILE.ko[.xz|.zst|.gz]: the module itself
+  case $1 in
+    *.xz) xz -dc "$1" ;;
+    *.zst) zstd -qdc "$1" ;;
+    *.gz) gzip -dc "$1" ;;
+    *) cat "$1" ;;
+  esac
+}
 
 check() {
   local missing=0 program
@@ -19,13 +33,13 @@ check() {
     command -v $program >/dev/null || lack $program "program not found (packages busybox-static cpio kmod fdisk mtools syslinux syslinux-common)"
   done
   [ -e $MBR ] || lack mbr.bin "not found (package syslinux-common)"
-  [ -n "$(kernel)" ] || lack kernel "no /boot/vmlinuz-*-cloud-amd64 (package linux-image-cloud-amd64)"
+  [ -n "$(kernel)" ] || lack kernel "no /boot/vmlinuz-* with its /lib/modules (package linux-image-cloud-amd64)"
   ! command -v busybox >/dev/null || ! ldd "$(command -v busybox)" >/dev/null 2>&1 || lack busybox "it is not static (package busybox-static)"
   return $missing
 }
 
 make() { # FILE
-  local file=$1 work release start=2048
+  local file=$1 work release module name start=2048
   check >&2
   work=$(mktemp -d)
   # shellcheck disable=SC2064
@@ -36,8 +50,9 @@ make() { # FILE
   install -m 0755 "$ROOT/tests/assets/linux-guest/init" "$work/root/init"
   modprobe --set-version "$release" --ignore-install --show-depends --all "${MODULES[@]}" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
     while read -r module; do
-      cp "$module" "$work/root/modules/"
-      basename "$module" >>"$work/root/modules/order"
+      name=$(basename "${module%.ko*}").ko
+      plain "$module" >"$work/root/modules/$name"
+      echo "$name" >>"$work/root/modules/order"
     done
   (cd "$work/root" && find . | cpio --quiet -o -H newc --owner 0:0 | gzip -1) >"$work/initrd"
   printf 'DEFAULT linux\nLABEL linux\n KERNEL vmlinuz\n APPEND initrd=initrd console=ttyS0 panic=-1 quiet\n' >"$work/syslinux.cfg"
