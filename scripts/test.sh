@@ -8,8 +8,7 @@ BEGIN=$(now)
 skip() { SKIPPED+=("$1: $2"); }
 run() { # TITLE COMMAND…
   heading "$1"
-  shift
-  "$@" || FAILED+=("$*")
+  "${@:2}" || FAILED+=("$1")
 }
 
 suite() { # NAME: its program

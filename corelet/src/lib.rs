@@ -45,6 +45,7 @@ mod domain;
 mod error;
 mod events;
 mod guest;
+pub mod images;
 mod interface;
 pub mod replay;
 pub mod requests;

@@ -1,3 +1,6 @@
+//! What the node needs of its host, as traits: hypervisor, storage, disk images and network.
+//!
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images of disks), `network` (bridge) and, for tests and scale,
 //! What the node needs of its host, as traits: hypervisor, storage, network and image servers.
 //!
 //! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files and image transfers), `network` (bridge) and, for tests and scale,
@@ -5,6 +8,7 @@
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
 pub mod cloudinit;
+mod disks;
 mod error;
 mod guests;
 pub mod libvirt;
@@ -23,6 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
 
+pub use disks::{DiskImage, Disks};
 pub use error::{ErrorKind, HostError};
 pub use guests::*;
 pub use transfer::Transfer;
@@ -64,6 +69,9 @@ pub trait Hypervisor: Send + Sync {
     /// libvirt's autostart flag.
     async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change>;
 
+    /// Changes one thing of a domain's definition and nothing else of it, and of the running domain where that is possible.
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied>;
+
     /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
     async fn sample(&self, id: GuestId) -> Result<DomainSample>;
 
@@ -73,6 +81,16 @@ pub trait Hypervisor: Send + Sync {
     /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
     /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
+    /// Tells a running guest that the disk at `path` has `capacity` bytes now; the image grows with it. Unchanged when it has them already.
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change>;
+
+    /// Gives disks of the domain's permanent definition other volumes of the same pool, as (present, new) names; what runs goes on as it is.
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change>;
+
+    /// A running guest goes on with other images, as (present, new) paths, all at the same moment; each new one is there, is empty and is based on
+    /// its present one. File systems are frozen meanwhile when the guest's agent does that, and always thawed. Unchanged when it
+    /// uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change>;
 
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
@@ -145,6 +163,8 @@ pub struct Host {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Volumes.
     pub storage: Arc<dyn Storage>,
+    /// Files of volumes.
+    pub disks: Arc<dyn Disks>,
     /// Bridge.
     pub network: Arc<dyn Network>,
     /// Image servers.

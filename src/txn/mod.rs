@@ -26,6 +26,7 @@ mod testing;
 mod transfer;
 mod undo;
 pub mod usage;
+mod volumes;
 
 pub use context::{Context, Outbox};
 pub use engine::Engine;

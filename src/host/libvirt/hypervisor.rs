@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use virt::domain::Domain;
 use virt::error::{Error as VirtError, ErrorNumber};
 use virt::nwfilter::NWFilter;
@@ -14,14 +14,14 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use crate::host::storage::selinux;
-use crate::host::{Change, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
+use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
 use crate::model::{GuestConfig, GuestId, PowerState, SecurityPolicy};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{domain, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -74,9 +74,22 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, id: GuestId) -> Result<Change> {
         let what = format!("force guest {id} to stop");
-        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, what.clone(), move |connection| destroy(connection, id, &what)));
-        if let Ok(ended) = tokio::time::timeout(qemu::GRACE, ending.as_mut()).await {
-            return ended;
+        let (begin, begun) = oneshot::channel();
+        let work = move |connection: &Connection| {
+            let _ = begin.send(());
+            destroy(connection, id, &what)
+        };
+        let mut ending = pin!(self.lanes.run(Lane::Kill, Effect::Changes, format!("force guest {id} to stop"), work));
+        let grace_is_over = async {
+            match begun.await {
+                Ok(()) => tokio::time::sleep(qemu::GRACE).await,
+                // The call ended before libvirt was asked; it says why itself.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = ending.as_mut() => return ended,
+            () = grace_is_over => {}
         }
         // It does not matter whether this ends before the call does: what counts is what libvirt says.
         let _ = tokio::task::spawn_blocking(move || qemu::kill_process(id)).await;
@@ -93,6 +106,17 @@ impl Hypervisor for Libvirt {
             }
             domain.set_autostart(enable).map_err(|error| failed(&what, &error))?;
             Ok(Change::Changed)
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        let (shared, edit) = (self.shared.clone(), edit.clone());
+        let what = format!("change the {} of guest {id}", edit::subject(&edit));
+        let work = move |connection: &Connection| {
+            let what = format!("cannot change the {} of guest {id}", edit::subject(&edit));
+            let domain = find(connection, id, &what)?;
+            edit::change(connection, &shared, &domain, &edit, &what)
         };
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
@@ -133,6 +157,26 @@ impl Hypervisor for Libvirt {
             domain.qemu_agent_command(&command, seconds, 0).map_err(|error| agent_failed(&what, &error))
         };
         self.lanes.run(Lane::Sample(id), Effect::Reads, format!("ask the agent of guest {id}"), work).await
+    }
+
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        let (path, what) = (path.to_owned(), format!("resize a disk of guest {id}"));
+        let work = move |connection: &Connection| block::resize(connection, id, &path, capacity);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        let (volumes, what) = (volumes.to_vec(), format!("change the volumes of guest {id}"));
+        let work = move |connection: &Connection| block::change_volumes(connection, id, &volumes);
+        let pools = self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await?;
+        pools.iter().for_each(|pool| self.refresher.mark(pool));
+        Ok(if pools.is_empty() { Change::Unchanged } else { Change::Changed })
+    }
+
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        let (images, what) = (images.to_vec(), format!("take a snapshot of guest {id}"));
+        let work = move |connection: &Connection| block::switch(connection, id, &images);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
@@ -176,13 +220,13 @@ fn absent<T>(found: std::result::Result<T, VirtError>) -> std::result::Result<Op
     }
 }
 
-fn find(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
+pub(super) fn find(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
     lookup(connection, id)
         .map_err(|error| failed(what, &error))?
         .ok_or_else(|| HostError::new(ErrorKind::NotFound, format!("{what}: libvirt has no domain with this id")))
 }
 
-fn find_running(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
+pub(super) fn find_running(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
     let domain = find(connection, id, what)?;
     if watcher::power(&domain) != PowerState::Running {
         return Err(HostError::new(ErrorKind::Busy, format!("{what}: it is not running")));

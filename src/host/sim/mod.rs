@@ -6,6 +6,8 @@
 //! full disk, a lost connection, a guest started or stopped behind the node's back. Time is tokio's, so a test with paused time is
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
+mod disks;
+mod edits;
 mod faults;
 mod images;
 mod traits;
@@ -24,6 +26,7 @@ use tokio::task::JoinSet;
 use super::{Bridge, Host, HostEvent, Neighbour};
 use crate::model::{GuestId, PowerState};
 
+pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
 pub use images::{SimImage, SimPart};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
@@ -72,7 +75,7 @@ impl SimHost {
     /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), network: this.clone(), images: this }
+        Host { hypervisor: this.clone(), storage: this.clone(), disks: this.clone(), network: this.clone(), images: this }
     }
 
     /// All there is of it now.
@@ -171,6 +174,12 @@ impl SimHost {
     /// Neighbours that the kernel gets to know once it asks for them.
     pub fn set_quiet_neighbours(&self, neighbours: Vec<Neighbour>) {
         self.inner.world.lock().quiet_neighbours = neighbours;
+    }
+
+    /// The commands that reached the guest's agent, oldest first.
+    pub fn agent_commands(&self, id: GuestId) -> Vec<String> {
+        let world = self.inner.world.lock();
+        world.agent_commands.iter().filter(|(guest, _)| *guest == id).map(|(_, command)| command.clone()).collect()
     }
 
     /// An image server has this image from now on.

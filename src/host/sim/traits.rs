@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour, Network, Result,
-    Storage, VolumeInfo,
+    Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour,
+    Network, Result, Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::world::World;
@@ -18,7 +18,12 @@ use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
-    async fn run<T>(&self, operation: Operation, guest: Option<GuestId>, act: impl FnOnce(&mut World) -> Result<T> + Send) -> Result<T> {
+    pub(super) async fn run<T>(
+        &self,
+        operation: Operation,
+        guest: Option<GuestId>,
+        act: impl FnOnce(&mut World) -> Result<T> + Send,
+    ) -> Result<T> {
         let (fault, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
             (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
@@ -125,6 +130,10 @@ impl Hypervisor for SimHost {
         self.run(Operation::SetAutostart, Some(id), |world| world.set_autostart(id, enable)).await
     }
 
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        self.run(Operation::Reconfigure, Some(id), |world| world.reconfigure(id, edit)).await
+    }
+
     async fn sample(&self, id: GuestId) -> Result<DomainSample> {
         self.run(Operation::Sample, Some(id), |world| world.sample(id)).await
     }
@@ -134,10 +143,25 @@ impl Hypervisor for SimHost {
     }
 
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
-        let answered = self.run(Operation::Agent, Some(id), |world| world.agent(id, command));
+        let answered = self.run(Operation::Agent, Some(id), |world| {
+            world.agent_commands.push((id, command.to_owned()));
+            world.agent(id, command)
+        });
         timeout(deadline, answered)
             .await
             .unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))
+    }
+
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        self.run(Operation::ResizeDisk, Some(id), |world| world.resize_disk(id, path, capacity)).await
+    }
+
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        self.run(Operation::ChangeVolumes, Some(id), |world| world.change_volumes(id, volumes)).await
+    }
+
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {

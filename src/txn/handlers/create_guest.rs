@@ -4,7 +4,7 @@
 //! no volume, no port, no domain, no filter, no line in `data/`. A clone goes on after the answer: until its disk is complete the guest is
 //! marked as unfinished in `data/` (§14 B13), and a failure takes all of it back and tells the Core so (§14 B1).
 
-mod plan;
+pub(super) mod plan;
 
 use std::sync::Arc;
 

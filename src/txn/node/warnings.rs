@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Lines allowed in one [`WINDOW`].
+/// Lines allowed in one `WINDOW`.
 const BURST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 

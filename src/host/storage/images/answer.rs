@@ -3,7 +3,7 @@
 //! Contract §9.2: an image comes with 200 (or 206 where a part was asked for), `application/octet-stream`, its length and its `Signature`. A refusal
 //! comes with 200 as well, as JSON without a `Signature` (§13.11): nothing is an image that does not look like one (§14 B2).
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use hyper::{Response, StatusCode};
@@ -86,9 +86,16 @@ struct Refusal {
 
 /// What the server says for itself: the message of its JSON, or a line of what else it is.
 pub(super) async fn reason(response: Response<Incoming>) -> Result<Answer, Trouble> {
-    let body = Limited::new(response.into_body(), LONGEST_REFUSAL).collect().await;
-    let body = body.map_err(|error| Trouble::broken("the image server's answer did not come to its end", error))?.to_bytes();
-    Ok(Answer::read(&body))
+    let mut body = response.into_body();
+    let mut text = Vec::new();
+    while text.len() < LONGEST_REFUSAL {
+        let Some(frame) = body.frame().await else { break };
+        let frame = frame.map_err(|error| Trouble::broken("the image server's answer did not come to its end", error))?;
+        if let Ok(data) = frame.into_data() {
+            text.extend_from_slice(&data);
+        }
+    }
+    Ok(Answer::read(&text))
 }
 
 /// The body of an answer that carries no image.
@@ -109,7 +116,8 @@ impl Answer {
             Ok(Refusal { error_code, message }) if message.is_empty() => Self::Refused(format!("error {error_code}")),
             Ok(Refusal { message, .. }) => Self::Refused(message.chars().filter(|c| !c.is_control()).take(300).collect()),
             Err(_) => {
-                let text = String::from_utf8_lossy(body);
+                // What is no text is of no use to anybody.
+                let text = std::str::from_utf8(body).unwrap_or_default();
                 let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
                 Self::Foreign(line.chars().filter(|c| !c.is_control()).take(120).collect())
             }
@@ -201,6 +209,6 @@ mod tests {
         assert_eq!(Answer::read(br#"{"error_code":500,"message":"no such image","data":{}}"#), Answer::Refused("no such image".into()));
         assert_eq!(Answer::read(br#"{"error_code":7}"#), Answer::Refused("error 7".into()));
         assert_eq!(Answer::read(b"<html>\n <h1>Busy</h1>\x1b"), Answer::Foreign("<html> <h1>Busy</h1>".into()));
-        assert_eq!(Answer::read(b"\xff"), Answer::Foreign("\u{fffd}".into()));
+        assert_eq!(Answer::read(b"\xff"), Answer::Foreign(String::new()));
     }
 }

@@ -108,7 +108,7 @@ impl Plan {
 }
 
 /// `<group>.<name>` of letters, digits, `_` and `-`: it becomes the libvirt domain's name.
-fn read_name(params: Params<'_>) -> Result<String, Failure> {
+pub(in crate::txn::handlers) fn read_name(params: Params<'_>) -> Result<String, Failure> {
     let name = params.string(Key::Name)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 200 || !name.chars().all(plain) || name.starts_with(['.', '-']) {
@@ -118,7 +118,7 @@ fn read_name(params: Params<'_>) -> Result<String, Failure> {
     Ok(name.to_owned())
 }
 
-fn read_cores(params: Params<'_>) -> Result<u32, Failure> {
+pub(in crate::txn::handlers) fn read_cores(params: Params<'_>) -> Result<u32, Failure> {
     let cores = params.uint(Key::Core)?;
     match u32::try_from(cores) {
         Ok(cores) if (1..=4096).contains(&cores) => Ok(cores),
@@ -126,7 +126,7 @@ fn read_cores(params: Params<'_>) -> Result<u32, Failure> {
     }
 }
 
-fn read_memory(params: Params<'_>) -> Result<u64, Failure> {
+pub(in crate::txn::handlers) fn read_memory(params: Params<'_>) -> Result<u64, Failure> {
     let memory = params.uint(Key::Memory)?;
     if !(LEAST_MEMORY..=1 << 50).contains(&memory) {
         return Err(params.bad(Key::Memory, format!("is {memory}: bytes are expected, at least {LEAST_MEMORY}")));
