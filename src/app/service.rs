@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::guests_net;
 use super::prepare::prepare_pools;
 use super::report::send_reports;
 use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
 use crate::host::network::HostNetwork;
-use crate::host::storage::{ImageClient, ImageSettings, ImageTls};
+use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks};
 use crate::host::{Bridge, ErrorKind, Host, HostError};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
@@ -89,7 +90,13 @@ impl Service {
         let libvirt = Arc::new(libvirt.map_err(|source| AppError::Host { what: "libvirt is not ready", source })?);
         let images = ImageClient::new(&image_settings(settings));
         let images = images.map_err(|source| AppError::Host { what: "disk images can't be fetched as configured", source })?;
-        let host = Host { hypervisor: libvirt.clone(), storage: libvirt, network: Arc::new(network), images: Arc::new(images) };
+        let host = Host {
+            hypervisor: libvirt.clone(),
+            storage: libvirt,
+            disks: Arc::<LocalDisks>::default(),
+            network: Arc::new(network),
+            images: Arc::new(images),
+        };
         let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
         let marker = opened.store.mark_running().map_err(AppError::Store)?;
@@ -129,6 +136,7 @@ impl Service {
             usage.keep_fresh().await;
             Ok::<(), String>(())
         });
+        guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);
         Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })

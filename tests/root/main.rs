@@ -16,6 +16,7 @@
     missing_docs
 )]
 
+mod addresses;
 mod domain;
 mod faults;
 mod lab;

@@ -7,6 +7,7 @@ use super::ppm::PpmError;
 use super::raw::RawError;
 use crate::bench::BenchError;
 use crate::core::CreateError;
+use crate::images::ImageServerError;
 use crate::error::{RequestError, StartError, WaitError};
 use crate::replay::CaptureError;
 
@@ -17,6 +18,8 @@ pub(crate) enum CliError {
     NoListenAddress,
     #[error("cannot start")]
     Start(#[from] StartError),
+    #[error(transparent)]
+    ImageServer(#[from] ImageServerError),
     #[error(transparent)]
     Wait(#[from] WaitError),
     #[error(transparent)]

@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -149,6 +149,26 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Sample(id), Effect::Reads, format!("ask the agent of guest {id}"), work).await
     }
 
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        let (path, what) = (path.to_owned(), format!("resize a disk of guest {id}"));
+        let work = move |connection: &Connection| block::resize(connection, id, &path, capacity);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        let (volumes, what) = (volumes.to_vec(), format!("change the volumes of guest {id}"));
+        let work = move |connection: &Connection| block::change_volumes(connection, id, &volumes);
+        let pools = self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await?;
+        pools.iter().for_each(|pool| self.refresher.mark(pool));
+        Ok(if pools.is_empty() { Change::Unchanged } else { Change::Changed })
+    }
+
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        let (images, what) = (images.to_vec(), format!("take a snapshot of guest {id}"));
+        let work = move |connection: &Connection| block::switch(connection, id, &images);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         self.events.lock().take()
     }
@@ -190,13 +210,13 @@ fn absent<T>(found: std::result::Result<T, VirtError>) -> std::result::Result<Op
     }
 }
 
-fn find(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
+pub(super) fn find(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
     lookup(connection, id)
         .map_err(|error| failed(what, &error))?
         .ok_or_else(|| HostError::new(ErrorKind::NotFound, format!("{what}: libvirt has no domain with this id")))
 }
 
-fn find_running(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
+pub(super) fn find_running(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
     let domain = find(connection, id, what)?;
     if watcher::power(&domain) != PowerState::Running {
         return Err(HostError::new(ErrorKind::Busy, format!("{what}: it is not running")));

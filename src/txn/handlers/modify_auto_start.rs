@@ -10,9 +10,7 @@ use crate::txn::{Context, Failure};
 
 static SETTING: Setting = Setting {
     field: Field { name: "automatic start", copy: |from, to| to.auto_start = from.auto_start },
-    host: |hypervisor, config| {
-        Box::pin(async move { hypervisor.set_autostart(config.id, config.auto_start).await.map(|_| Applied::Now) })
-    },
+    host: |hypervisor, config| Box::pin(async move { hypervisor.set_autostart(config.id, config.auto_start).await.map(|_| Applied::Now) }),
 };
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {

@@ -89,7 +89,10 @@ async fn steps(
     let node = &context.node;
     let id = before.id;
     let (hypervisor, back) = (node.host.hypervisor.clone(), before.clone());
-    undo.push(format!("new {} of guest {id} in libvirt", setting.field.name), async move { (setting.host)(hypervisor, back).await.map(drop) });
+    undo.push(
+        format!("new {} of guest {id} in libvirt", setting.field.name),
+        async move { (setting.host)(hypervisor, back).await.map(drop) },
+    );
     let applied = (setting.host)(node.host.hypervisor.clone(), wanted.clone()).await?;
     context.check()?;
     write_down(node, before, wanted, &setting.field, undo).await?;

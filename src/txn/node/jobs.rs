@@ -31,6 +31,16 @@ pub enum Job {
     ResetSystem,
     /// Its system disk is being sent to an image server.
     CreateImage,
+    /// One of its disks is growing.
+    ResizeDisk,
+    /// One of its disks is being rewritten.
+    ShrinkDisk,
+    /// A snapshot is being taken.
+    CreateSnapshot,
+    /// It is going back to a snapshot.
+    RestoreSnapshot,
+    /// A snapshot is being merged away.
+    DeleteSnapshot,
 }
 
 impl Job {
@@ -45,12 +55,17 @@ impl Job {
             Self::Clone => "cloning its system disk",
             Self::ResetSystem => "system reset",
             Self::CreateImage => "sending its system disk to an image server",
+            Self::ResizeDisk => "resizing a disk",
+            Self::ShrinkDisk => "shrinking a disk",
+            Self::CreateSnapshot => "taking a snapshot",
+            Self::RestoreSnapshot => "restoring a snapshot",
+            Self::DeleteSnapshot => "deleting a snapshot",
         }
     }
 
     /// Takes so long that nobody waits for it.
     fn is_long(self) -> bool {
-        matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage)
+        matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage | Self::ShrinkDisk | Self::DeleteSnapshot)
     }
 }
 

@@ -29,7 +29,7 @@ impl Host {
     }
 
     /// Process whose namespaces are this host's.
-    pub(super) fn holder(&self) -> String {
+    pub fn holder(&self) -> String {
         self.holder.clone()
     }
 

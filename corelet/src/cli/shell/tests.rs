@@ -37,3 +37,15 @@ fn mistakes_are_usage_errors() {
         assert!(matches!(parse(line), Err(CliError::Usage(_))), "{line}");
     }
 }
+
+#[test]
+fn the_name_of_a_guest_is_not_the_name_of_the_core() {
+    use clap::Parser;
+    let cli = Cli::try_parse_from(["corelet", "--listen", "10.0.0.1", "create", "one", "--limits", "1M,0,0,0,0,5"]).unwrap();
+    assert_eq!(cli.options.core_config().unwrap().name, "Core_00000a000001");
+    match cli.command {
+        Command::Create(arguments) => assert_eq!((arguments.name.as_str(), arguments.limits), ("one", [1 << 20, 0, 0, 0, 0, 5])),
+        other => panic!("{other:?}"),
+    }
+    assert!(Cli::try_parse_from(["corelet", "create", "one", "--limits", "1,2"]).is_err());
+}

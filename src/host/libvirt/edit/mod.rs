@@ -174,7 +174,12 @@ fn priority_of(priority: u32, what: &str) -> Result<(u32, u32)> {
 fn disk_limits(edit: &DomainEdit) -> Vec<(&'static str, u64)> {
     match *edit {
         DomainEdit::DiskLimits { read_speed, write_speed, read_iops, write_iops } => {
-            vec![("read_bytes_sec", read_speed), ("write_bytes_sec", write_speed), ("read_iops_sec", read_iops), ("write_iops_sec", write_iops)]
+            vec![
+                ("read_bytes_sec", read_speed),
+                ("write_bytes_sec", write_speed),
+                ("read_iops_sec", read_iops),
+                ("write_iops_sec", write_iops),
+            ]
         }
         _ => Vec::new(),
     }

@@ -64,8 +64,7 @@ fn every_core_count_gets_a_topology_that_libvirt_takes_and_nothing_else_changes(
 fn cores_that_were_listed_or_partly_off_are_all_on() {
     let text = "<domain><vcpu placement='static' current='1'>4</vcpu><vcpus><vcpu id='0' enabled='yes'/></vcpus></domain>";
     let after = edited(&Node::parse(text).unwrap(), &DomainEdit::Cores(2));
-    let expected =
-        "<domain><vcpu placement='static'>2</vcpu><cpu><topology sockets='1' cores='1' threads='2'/></cpu></domain>";
+    let expected = "<domain><vcpu placement='static'>2</vcpu><cpu><topology sockets='1' cores='1' threads='2'/></cpu></domain>";
     assert_eq!(after, Node::parse(expected).unwrap());
 }
 
