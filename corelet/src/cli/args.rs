@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::size::parse_size;
-use crate::images::Faults;
 use crate::config::{AddressPool, CoreConfig, SharedStorage};
+use crate::images::Faults;
 
 /// A minimal Core: finds a Cell of the domain, takes it into a pool and gives it orders.
 ///
