@@ -85,8 +85,7 @@ impl Bed {
         header[24..32].copy_from_slice(&size.to_be_bytes());
         file.write_all_at(&header, 0).unwrap();
         file.sync_all().unwrap();
-        let mut server =
-            Command::new(std::env::current_exe().unwrap()).arg("serve").arg(&images).stdout(Stdio::piped()).spawn().unwrap();
+        let mut server = Command::new(std::env::current_exe().unwrap()).arg("serve").arg(&images).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address: SocketAddr = line.trim().parse().unwrap();
@@ -194,7 +193,10 @@ async fn at_once(client: Arc<ImageClient>, bed: &Bed, mib: f64) {
     }
     let slowest = ends.iter().copied().fold(0.0, f64::max);
     let fastest = ends.iter().copied().fold(f64::MAX, f64::min);
-    println!("{AT_ONCE} clones at once         {:7.0} MiB/s in all; ended after {fastest:.1} to {slowest:.1} s", mib * AT_ONCE as f64 / slowest);
+    println!(
+        "{AT_ONCE} clones at once         {:7.0} MiB/s in all; ended after {fastest:.1} to {slowest:.1} s",
+        mib * AT_ONCE as f64 / slowest
+    );
     println!("  when the first was at {} %, the last was at {} %; RssAnon at most {peak} KiB", spread.1, spread.0);
 }
 

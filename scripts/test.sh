@@ -8,8 +8,7 @@ BEGIN=$(now)
 skip() { SKIPPED+=("$1: $2"); }
 run() { # TITLE COMMAND…
   heading "$1"
-  shift
-  "$@" || FAILED+=("$*")
+  "${@:2}" || FAILED+=("$1")
 }
 
 suite() { # NAME: its program
@@ -74,6 +73,10 @@ else
       skip "root test $name" "$lacks"
     done
   fi
+  lacks=$(scripts/linux-guest.sh check) || for name in $(names "$WHOLE" | grep linux_guest); do
+    without+=(--skip "$name")
+    skip "root test $name" "$(paste -sd';' <<<"$lacks")"
+  done
   run "libvirt $(virsh --version): the layer alone" libvirt_suite
   # Two at a time: each boots guests under emulation.
   run "Everything together" as_root env "PATH=$PATH:/usr/sbin:/sbin" "$WHOLE" --ignored --test-threads=2 "${without[@]+"${without[@]}"}"

@@ -6,22 +6,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::guests_net;
 use super::prepare::prepare_pools;
 use super::report::send_reports;
 use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
 use crate::host::network::HostNetwork;
-use crate::host::storage::{ImageClient, ImageSettings, ImageTls};
-use crate::host::{Bridge, Host};
+use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks};
+use crate::host::{Bridge, ErrorKind, Host, HostError};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
 use crate::observe::StatusSocket;
-use crate::process::notify;
 use crate::process::signals::{Shutdown, Signals};
+use crate::process::{notify, Home};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
-use crate::store::{DataFile, RunMarker, Store};
+use crate::store::{DataFile, Identity, RunMarker, Store};
 use crate::txn::node::{Books, NodeSettings};
 use crate::txn::{monitor, recovery, Engine, Node, Outbox};
 use crate::{config, host};
@@ -84,12 +85,18 @@ impl Service {
                 false => tracing::warn!("{notice}"),
             }
         }
-        let name = identity(&opened.store, &bridge)?;
+        let name = identity(&settings.home, &opened.store, &bridge)?;
         let libvirt = Libvirt::connect(libvirt_config(settings)).await;
         let libvirt = Arc::new(libvirt.map_err(|source| AppError::Host { what: "libvirt is not ready", source })?);
         let images = ImageClient::new(&image_settings(settings));
         let images = images.map_err(|source| AppError::Host { what: "disk images can't be fetched as configured", source })?;
-        let host = Host { hypervisor: libvirt.clone(), storage: libvirt, network: Arc::new(network), images: Arc::new(images) };
+        let host = Host {
+            hypervisor: libvirt.clone(),
+            storage: libvirt,
+            disks: Arc::<LocalDisks>::default(),
+            network: Arc::new(network),
+            images: Arc::new(images),
+        };
         let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
         let marker = opened.store.mark_running().map_err(AppError::Store)?;
@@ -129,6 +136,7 @@ impl Service {
             usage.keep_fresh().await;
             Ok::<(), String>(())
         });
+        guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);
         Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })
@@ -228,7 +236,12 @@ impl Service {
 }
 
 /// The node's name: from the bridge's MAC on the first start, kept ever after.
-fn identity(store: &Store, bridge: &Bridge) -> Result<String, AppError> {
+fn identity(home: &Home, store: &Store, bridge: &Bridge) -> Result<String, AppError> {
+    if bridge.mac == [0; 6] && !Identity::is_fixed(&home.data_dir()) {
+        let reason =
+            format!("bridge {} has no MAC address that could name this node: give it a port, or set one with 'ip link set'", bridge.name);
+        return Err(AppError::Host { what: "the bridge is not ready", source: HostError::new(ErrorKind::Unsupported, reason) });
+    }
     let identity = store.identity(bridge.mac).map_err(AppError::Store)?;
     if let Some(warning) = &identity.warning {
         tracing::error!("{warning}");

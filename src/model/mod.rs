@@ -14,6 +14,7 @@ pub mod network;
 pub mod policy;
 pub mod secret;
 pub mod service;
+mod snapshots;
 pub mod volume;
 
 pub use extra::Extra;

@@ -3,6 +3,8 @@
 //! Fixed at the first start and kept: the bridge's MAC changes with its ports, and a new name would be a new, unallocated node for the
 //! Core (contract §14 D19).
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::files::{Files, Former};
@@ -21,6 +23,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// True when the name was fixed by an earlier start in this data directory.
+    pub fn is_fixed(directory: &Path) -> bool {
+        directory.join(NAME).exists()
+    }
+
     pub(super) fn load(files: &Files, mac: [u8; 6]) -> Result<Self, StoreError> {
         let warning = match files.read(NAME)?.map(|content| parse(&content)) {
             Some(Ok(identity)) => return Ok(identity),

@@ -85,3 +85,39 @@ fn a_cable_pulled_and_put_back_costs_no_more_than_the_time_it_was_out() {
     lab.cell(1).link("up");
     eventually("the Core can use it again", Duration::from_secs(20), || core.running(&cell, guest).is_ok());
 }
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn strangers_and_garbage_do_not_end_the_connection() {
+    let lab = Lab::up(2);
+    let core = TestCore::start(&lab);
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, JOIN);
+    let guest = core.blank_guest(&cell, "domain.garbage");
+    let port = core.cell(&cell.name()).unwrap().address.port();
+    let mut events = core.events();
+
+    // a stranger in the same network who answers for the Core, and who throws anything at the open ports
+    let echo =
+        r#"{"type":1,"id":7,"requestor":"10.226.0.2","services":[{"type":"core","protocol":"kcp","address":"10.226.0.3","port":5600}]}"#;
+    let script = format!(
+        "for i in {{1..200}}; do
+           printf '%s' '{echo}' >/dev/udp/224.0.0.226/5598
+           printf '{{\"type\":1,\"services\":null' >/dev/udp/224.0.0.226/5598
+           head -c $((RANDOM % 1400 + 1)) /dev/urandom >/dev/udp/10.226.0.2/{port}
+           head -c $((RANDOM % 1400 + 1)) /dev/urandom >/dev/udp/10.226.0.1/5600
+           printf '\\x00\\x00\\x00\\x00\\xf1\\x00\\xff\\xff' >/dev/udp/10.226.0.1/5600
+         done 2>/dev/null; true"
+    );
+    let stranger = lab.cell(2);
+    stranger.run("bash", &["-c", &script]);
+    for _ in 0..20 {
+        assert!(!core.running(&cell, guest).unwrap());
+    }
+    while let Some(recorded) = events.try_next() {
+        let broken = matches!(recorded.event, Event::CellLost { .. } | Event::CellLeft { .. } | Event::CellConnected { .. });
+        assert!(!broken, "the connection was disturbed: {:?}", recorded.event);
+    }
+    let warnings = cell.file("log/cell.log").lines().filter(|line| line.contains(" WARN ")).count();
+    assert!(warnings < 50, "what a stranger can cause is limited in the log, but there are {warnings} warnings");
+}

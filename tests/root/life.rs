@@ -128,13 +128,13 @@ fn a_guest_stopped_or_started_behind_its_back_is_reported() {
     let domain = core.wait(core.get_guest(&cell.name(), guest)).unwrap().name;
 
     for (action, is_expected) in [("start", true), ("destroy", false), ("start", true), ("shutdown", false)] {
-        if action == "shutdown" {
-            cell.wait_boots(guest, 2);
-        }
-        let mut events = core.events();
+        let (boots, mut events) = (cell.boots(guest), core.events());
         cell.host().virsh(&[action, &domain]);
         core.expect(&mut events, action, |event| if is_expected { event.is_started(guest) } else { event.is_stopped(guest) });
         assert_eq!(core.running(&cell, guest).unwrap(), is_expected, "after virsh {action}");
+        if is_expected {
+            cell.wait_boots(guest, boots + 1); // only then it hears the power button
+        }
     }
 }
 

@@ -16,8 +16,10 @@
     missing_docs
 )]
 
+mod addresses;
 mod domain;
 mod faults;
 mod lab;
 mod lab_itself;
 mod life;
+mod snapshots;

@@ -4,7 +4,8 @@
 //! the others of its connection waiting (libvirt 9 loses their wake-up until the next sign of life), and a call that touches the monitor of
 //! a hanging QEMU never comes back. So calls are kept apart:
 //!
-//! - *quick* ones never touch a monitor;
+//! - *quick* ones touch neither a monitor nor a file;
+//! - *files* work on pools and volumes, and hang with a dead NFS server;
 //! - *guest* ones (start, shut down, reset) and *samples* may; samples get [`SAMPLES`] of their places, so that they never keep a guest from
 //!   being started;
 //! - *kill* waits for nobody, because it is what ends a hanging guest.
@@ -26,8 +27,11 @@ use crate::model::GuestId;
 use super::connection::Connection;
 use super::turns::Turns;
 
-/// Calls at a time that never touch a monitor, and connections kept for them: as many creations run side by side.
-const QUICK: (usize, usize) = (4, 4);
+/// Calls at a time that touch neither a monitor nor a file, and connections kept for them. More than there are cores to answer gains nothing.
+const QUICK: (usize, usize) = (2, 2);
+
+/// Calls at a time that touch a file system.
+const FILES: (usize, usize) = (2, 2);
 
 /// Calls at a time that may touch a monitor.
 const GUEST: (usize, usize) = (12, 2);
@@ -41,8 +45,10 @@ const KILL: (usize, usize) = (4, 0);
 /// Which calls a call must not be held up by, and whose turn it takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lane {
-    /// Never touches a monitor.
+    /// Touches neither a monitor nor a file.
     Quick,
+    /// Works on pools and volumes.
+    Files,
     /// Quick, in the guest's turn.
     Definition(GuestId),
     /// May touch the guest's monitor.
@@ -57,7 +63,7 @@ impl Lane {
     fn guest(self) -> Option<GuestId> {
         match self {
             Self::Definition(id) | Self::Guest(id) | Self::Sample(id) => Some(id),
-            Self::Quick | Self::Kill => None,
+            Self::Quick | Self::Files | Self::Kill => None,
         }
     }
 }
@@ -74,6 +80,7 @@ pub(super) enum Effect {
 /// All lanes to one libvirtd.
 pub(super) struct Lanes {
     quick: Arc<Road>,
+    files: Arc<Road>,
     guest: Arc<Road>,
     kill: Arc<Road>,
     samples: Arc<Semaphore>,
@@ -119,6 +126,7 @@ impl Lanes {
     pub(super) fn new(uri: &Arc<str>, timeout: Duration, kill_timeout: Duration) -> Self {
         Self {
             quick: Road::new(uri, QUICK),
+            files: Road::new(uri, FILES),
             guest: Road::new(uri, GUEST),
             kill: Road::new(uri, KILL),
             samples: Arc::new(Semaphore::new(SAMPLES)),
@@ -175,6 +183,7 @@ impl Lanes {
     fn road(&self, lane: Lane) -> &Arc<Road> {
         match lane {
             Lane::Quick | Lane::Definition(_) => &self.quick,
+            Lane::Files => &self.files,
             Lane::Guest(_) | Lane::Sample(_) => &self.guest,
             Lane::Kill => &self.kill,
         }

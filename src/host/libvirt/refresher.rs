@@ -58,7 +58,7 @@ async fn run(lanes: Arc<Lanes>, mut marked: mpsc::Receiver<String>) {
                 let pool = StoragePool::lookup_by_name(connection, &pool).map_err(|error| failed(&what, &error))?;
                 pool.refresh(0).map(drop).map_err(|error| failed(&what, &error))
             };
-            if let Err(error) = lanes.run(Lane::Quick, Effect::Reads, what, work).await {
+            if let Err(error) = lanes.run(Lane::Files, Effect::Reads, what, work).await {
                 tracing::debug!("{error}; libvirt shows the format of its newest volumes as raw until it reads them again");
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cell::model::GuestId;
 use corelet::requests::{CreateGuest, StopMode};
-use corelet::{Core, CoreConfig, Event, Events, RequestError};
+use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError};
 use nix::sched::{setns, CloneFlags};
 use tokio::runtime::{Builder, Runtime};
 
@@ -38,9 +38,19 @@ impl TestCore {
 
     /// A Core of another domain.
     pub fn of_domain(lab: &Lab, domain: &str) -> Self {
+        Self::configured(lab, |config| config.domain = domain.into())
+    }
+
+    /// A Core of the domain "nano" whose pool gives addresses out of the lab's network in this mode: "dhcp" or "cloudinit".
+    pub fn with_addresses(lab: &Lab, mode: &str) -> Self {
+        let pool = AddressPool { name: "net0".into(), gateway: CORE_ADDRESS.into(), dns: vec![CORE_ADDRESS.into()], mode: mode.into() };
+        Self::configured(lab, |config| config.pool.network = Some(pool))
+    }
+
+    fn configured(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {
         let runtime = runtime_inside(&lab.core().holder());
         let mut config = CoreConfig::new(CORE_ADDRESS.parse().expect("an address"));
-        config.domain = domain.into();
+        change(&mut config);
         let core = runtime.block_on(runtime.spawn(Core::start(config))).expect("no panic").expect("the Core starts");
         Self { core: Some(core), runtime }
     }

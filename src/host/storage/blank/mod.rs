@@ -60,6 +60,11 @@ impl Blanks {
             Err(error) => tracing::debug!("no blank image of {capacity} bytes is kept in {}: {error}", directory.display()),
         }
     }
+
+    /// Lets go of all files, so that a file system can be unmounted.
+    pub(in crate::host) fn forget(&self) {
+        self.0.lock().clear();
+    }
 }
 
 impl Blank {
