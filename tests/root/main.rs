@@ -19,6 +19,7 @@
 mod addresses;
 mod domain;
 mod faults;
+mod images;
 mod lab;
 mod lab_itself;
 mod life;
