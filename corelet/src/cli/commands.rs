@@ -92,6 +92,11 @@ impl Session {
             Command::Get { guest } => self.get(&guest).await,
             Command::Stop { guest, how, no_wait, within } => self.stop(&guest, how, no_wait, within).await,
             Command::Delete { guest, force } => self.delete(&guest, force).await,
+            Command::ResetSystem { guest, image, server, within } => self.reset_system(&guest, &image, &server, within).await,
+            Command::Export { guest, image, server } => self.export(&guest, &image, &server).await,
+            Command::ImageServer(_) => {
+                Err(CliError::Usage("the image server runs as a command of its own: corelet image-server DIR".into()))
+            }
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
@@ -142,7 +147,11 @@ impl Session {
     }
 
     async fn create(&self, arguments: &CreateArgs) -> Result<(), CliError> {
-        let request = create_request(arguments, &self.options.pool);
+        let (_server, image) = match &arguments.image {
+            Some(id) => self.image_source(id, &arguments.server, false).await.map(|(server, source)| (server, Some(source)))?,
+            None => (None, None),
+        };
+        let request = create_request(arguments, &self.options.pool, image);
         let cell = self.wait_cell().await?.name;
         let what = format!("creating {}", request.name);
         let mut progress = self.output.progress(&what);
@@ -308,7 +317,7 @@ impl Session {
         }
     }
 
-    fn done(&self, command: &str, found: &Found, word: &str) -> Result<(), CliError> {
+    pub(super) fn done(&self, command: &str, found: &Found, word: &str) -> Result<(), CliError> {
         let Found { cell, guest, name } = found;
         Ok(self.output.result(command, &format!("{name} {word}"), json!({ "cell": cell, "id": guest, "name": name }))?)
     }
@@ -324,7 +333,7 @@ impl Session {
     }
 }
 
-fn late(error: WaitError, what: &str) -> CliError {
+pub(super) fn late(error: WaitError, what: &str) -> CliError {
     match error {
         WaitError::Timeout(timeout) => CliError::Late { what: what.into(), seconds: timeout.as_secs_f64() },
         other => CliError::Wait(other),
@@ -336,14 +345,10 @@ fn media_of(arguments: &MediaArgs) -> Option<Media> {
     Some(Media { id: media?, host: media_host?, port: media_port? })
 }
 
-fn create_request(arguments: &CreateArgs, pool: &str) -> CreateGuest {
+fn create_request(arguments: &CreateArgs, pool: &str, image: Option<ImageSource>) -> CreateGuest {
     let name = match arguments.name.contains('.') {
         true => arguments.name.clone(),
         false => format!("manager.{}", arguments.name),
-    };
-    let image = match (&arguments.image, &arguments.image_host, arguments.image_port, arguments.image_size) {
-        (Some(id), Some(host), Some(port), Some(size)) => Some(ImageSource { id: id.clone(), host: host.clone(), port, size }),
-        _ => None,
     };
     let template = arguments.template.map_or_else(TemplateNumbers::default, TemplateNumbers::from_array);
     let blank = CreateGuest::blank(&name, 0);
@@ -361,6 +366,7 @@ fn create_request(arguments: &CreateArgs, pool: &str) -> CreateGuest {
         modules: arguments.modules.clone(),
         admin: arguments.admin.clone(),
         secret: arguments.password.clone(),
+        addresses: [arguments.address.clone(), String::new()],
         image,
         ..blank
     }
