@@ -30,7 +30,7 @@ pub(crate) struct Lab {
     pub(crate) events: mpsc::Receiver<HostEvent>,
     pub(crate) logs: tempfile::TempDir,
     pub(crate) uri: String,
-    bridge: String,
+    pub(crate) bridge: String,
     ours: Vec<GuestId>,
     _turn: MutexGuard<'static, ()>,
 }
