@@ -291,7 +291,11 @@ impl Core {
         self.hand_over(cell, id, message)?;
         loop {
             let timeout = self.config.timeout;
-            let told = tokio::time::timeout(timeout, messages.recv()).await.map_err(|_| RequestError::Timeout { cell: cell.into(), id, timeout })?;
+            let told = tokio::time::timeout(timeout, messages.recv()).await.map_err(|_| RequestError::Timeout {
+                cell: cell.into(),
+                id,
+                timeout,
+            })?;
             let told = told.ok_or_else(|| RequestError::Gone { cell: cell.into(), id, reason: "its connection ended".into() })?;
             if !told.success {
                 return Err(RequestError::Refused { cell: cell.into(), id, reason: told.error });

@@ -110,11 +110,7 @@ impl Domain {
     }
 
     /// Opens a session that takes every message until it is forgotten; the message gets its number. The receiver ends when the Cell goes.
-    pub(crate) fn listen(
-        &mut self,
-        cell: &str,
-        message: &mut Message,
-    ) -> Result<(u32, mpsc::UnboundedReceiver<Message>), RequestError> {
+    pub(crate) fn listen(&mut self, cell: &str, message: &mut Message) -> Result<(u32, mpsc::UnboundedReceiver<Message>), RequestError> {
         if !self.cells.get(cell).is_some_and(Cell::is_connected) {
             return Err(RequestError::NoSuchCell(cell.into()));
         }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cell::model::GuestId;
-use corelet::requests::CreateGuest;
+use corelet::requests::{CreateGuest, StopMode, TemplateNumbers};
 use corelet::{AddressPool, Event};
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
@@ -22,6 +22,8 @@ use crate::lab::{eventually, eventually_some, Cell, Host, Lab, Running, TestCore
 
 const ASSIGNED: &str = "10.226.0.50";
 const CELL: &str = "10.226.0.2";
+/// Longest wait for Linux to boot under emulation on a busy machine.
+const BOOT: Duration = Duration::from_secs(120);
 
 /// udhcpc's script: applies what it is told, and notes it.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -237,4 +239,67 @@ fn another_dhcp_server_on_the_bridge_is_said_and_outlived() {
     let guest = Client::plug_in(lab.cell(1), "own", &mac);
     other.end(Signal::SIGKILL);
     eventually("the service takes over", PATIENCE, || guest.asks());
+}
+
+/// Lets a Linux guest boot in a pool of this mode; gives what it said and the id.
+fn boot_linux(core: &TestCore, cell: &Cell) -> (GuestId, String) {
+    let request = CreateGuest {
+        memory: 128 << 20,
+        // what the kernel of virtual machines has drivers for
+        template: TemplateNumbers { disk: 0, network: 0, ..TemplateNumbers::default() },
+        modules: vec!["cloud-init".into()],
+        addresses: [format!("{ASSIGNED}/24"), String::new()],
+        ..CreateGuest::blank(&format!("net.linux-{}", std::process::id()), 32 << 20)
+    };
+    let guest = core.wait(core.create_and_wait(&cell.name(), &request, PATIENCE)).unwrap_or_else(|error| panic!("{error:?}")).id;
+    cell.host().linux_disk(&format!("/var/lib/libvirt/images/local0/{guest}_sys.qcow2"));
+    let mut events = core.events();
+    core.wait(core.start_guest(&cell.name(), guest)).unwrap();
+    let told = |event: &Event| matches!(event, Event::GuestAddress { guest: of, address, .. } if *of == guest && address == ASSIGNED);
+    let heard = core.wait(events.wait(BOOT, told));
+    heard.unwrap_or_else(|error| panic!("the Core hears of the address: {error}\n{}", cell.serial(guest)));
+    eventually("the guest is ready", BOOT, || cell.serial(guest).contains("guest: ready"));
+    (guest, cell.serial(guest))
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn a_linux_guest_gets_its_address_by_dhcp_and_its_documents() {
+    let lab = Lab::up(1);
+    let core = TestCore::with_addresses(&lab, "dhcp");
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, PATIENCE);
+    let (guest, said) = boot_linux(&core, &cell);
+    for line in [
+        format!("guest: address {ASSIGNED}/24 router {CORE_ADDRESS} dns {CORE_ADDRESS}"),
+        format!("guest: server http://{CELL}:25469/latest/{guest}/"),
+        format!("guest: documents {guest} 1 0"),
+    ] {
+        assert!(said.contains(&line), "{line}\n{said}");
+    }
+    let status = core.wait(core.get_status(&cell.name(), guest)).unwrap();
+    assert_eq!(status.address, ASSIGNED);
+    // §14 D3: a stopped guest has no address, and after the next start it is told again.
+    core.halt(&cell, guest, StopMode::Graceful);
+    assert_eq!(core.wait(core.get_status(&cell.name(), guest)).unwrap().address, "");
+    let mut events = core.events();
+    core.wait(core.start_guest(&cell.name(), guest)).unwrap();
+    core.wait(events.wait(BOOT, |event| matches!(event, Event::GuestAddress { address, .. } if address == ASSIGNED))).unwrap();
+    eventually("its user-data is not given twice", BOOT, || cell.serial(guest).contains(&format!("guest: documents {guest} 0 0")));
+    core.halt(&cell, guest, StopMode::Force);
+    core.remove(&cell, guest);
+    assert_eq!(cell.host().run("ls", &["/var/lib/libvirt/images/local0"]).trim(), "", "the seed image goes with the guest");
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn a_linux_guest_that_is_addressed_by_cloud_init_is_found_by_its_mac() {
+    let lab = Lab::up(1);
+    let core = TestCore::with_addresses(&lab, "cloudinit");
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, PATIENCE);
+    let (guest, said) = boot_linux(&core, &cell);
+    for line in [format!("guest: address {ASSIGNED}/24 router {CORE_ADDRESS}"), format!("guest: documents {guest} 1 0")] {
+        assert!(said.contains(&line), "{line}\n{said}");
+    }
 }

@@ -22,3 +22,4 @@ mod faults;
 mod lab;
 mod lab_itself;
 mod life;
+mod snapshots;

@@ -94,7 +94,9 @@ impl Session {
             Command::Delete { guest, force } => self.delete(&guest, force).await,
             Command::ResetSystem { guest, image, server, within } => self.reset_system(&guest, &image, &server, within).await,
             Command::Export { guest, image, server } => self.export(&guest, &image, &server).await,
-            Command::ImageServer(_) => Err(CliError::Usage("the image server runs as a command of its own: corelet image-server DIR".into())),
+            Command::ImageServer(_) => {
+                Err(CliError::Usage("the image server runs as a command of its own: corelet image-server DIR".into()))
+            }
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
@@ -145,15 +147,11 @@ impl Session {
     }
 
     async fn create(&self, arguments: &CreateArgs) -> Result<(), CliError> {
-<<<<<<< HEAD
-        let request = create_request(arguments, &self.options.pool);
-=======
         let (_server, image) = match &arguments.image {
             Some(id) => self.image_source(id, &arguments.server, false).await.map(|(server, source)| (server, Some(source)))?,
             None => (None, None),
         };
-        let request = create_request(arguments, &self.options.pool, image)?;
->>>>>>> images
+        let request = create_request(arguments, &self.options.pool, image);
         let cell = self.wait_cell().await?.name;
         let what = format!("creating {}", request.name);
         let mut progress = self.output.progress(&what);
@@ -347,32 +345,12 @@ fn media_of(arguments: &MediaArgs) -> Option<Media> {
     Some(Media { id: media?, host: media_host?, port: media_port? })
 }
 
-<<<<<<< HEAD
-fn create_request(arguments: &CreateArgs, pool: &str) -> CreateGuest {
-=======
-fn create_request(arguments: &CreateArgs, pool: &str, image: Option<ImageSource>) -> Result<CreateGuest, CliError> {
->>>>>>> images
+fn create_request(arguments: &CreateArgs, pool: &str, image: Option<ImageSource>) -> CreateGuest {
     let name = match arguments.name.contains('.') {
         true => arguments.name.clone(),
         false => format!("manager.{}", arguments.name),
     };
-<<<<<<< HEAD
-    let image = match (&arguments.image, &arguments.image_host, arguments.image_port, arguments.image_size) {
-        (Some(id), Some(host), Some(port), Some(size)) => Some(ImageSource { id: id.clone(), host: host.clone(), port, size }),
-        _ => None,
-    };
     let template = arguments.template.map_or_else(TemplateNumbers::default, TemplateNumbers::from_array);
-=======
-    let template = match *arguments.template.as_slice() {
-        [] => TemplateNumbers::default(),
-        [system, disk, network, display, control, usb, tablet] => TemplateNumbers { system, disk, network, display, control, usb, tablet },
-        _ => return Err(CliError::Usage("--template takes seven numbers".into())),
-    };
-    let limits = match arguments.limits.as_slice() {
-        [] => [0; 6],
-        limits => limits.try_into().map_err(|_| CliError::Usage("--limits takes six numbers".into()))?,
-    };
->>>>>>> images
     let blank = CreateGuest::blank(&name, 0);
     CreateGuest {
         id: arguments.id.unwrap_or_else(GuestId::random),
@@ -388,6 +366,7 @@ fn create_request(arguments: &CreateArgs, pool: &str, image: Option<ImageSource>
         modules: arguments.modules.clone(),
         admin: arguments.admin.clone(),
         secret: arguments.password.clone(),
+        addresses: [arguments.address.clone(), String::new()],
         image,
         ..blank
     }

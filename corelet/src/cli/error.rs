@@ -7,8 +7,8 @@ use super::ppm::PpmError;
 use super::raw::RawError;
 use crate::bench::BenchError;
 use crate::core::CreateError;
-use crate::images::ImageServerError;
 use crate::error::{RequestError, StartError, WaitError};
+use crate::images::ImageServerError;
 use crate::replay::CaptureError;
 
 /// Why a command failed.

@@ -84,13 +84,7 @@ impl Session {
         Ok((None, ImageSource { id: id.into(), host: host.clone(), port, size }))
     }
 
-    pub(super) async fn reset_system(
-        &self,
-        guest: &str,
-        image: &str,
-        server: &ImageServerArgs,
-        within: Duration,
-    ) -> Result<(), CliError> {
+    pub(super) async fn reset_system(&self, guest: &str, image: &str, server: &ImageServerArgs, within: Duration) -> Result<(), CliError> {
         let found = self.find_guest(guest).await?;
         let (_server, source) = self.image_source(image, server, false).await?;
         let what = format!("system reset of {}", found.name);

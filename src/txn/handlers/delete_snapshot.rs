@@ -40,16 +40,13 @@ fn dependant(volumes: &Volumes, name: &str) -> Result<Dependant, Failure> {
     if volumes.running && group.is_beneath(name) {
         return refused("the guest runs on top of it; stop it first".into());
     }
-    let mut children = group.children(name);
-    match (children.pop(), group.active_snapshot == name) {
-        (None, false) => Ok(Dependant::Nothing),
-        (None, true) => Ok(Dependant::Current),
-        (Some(child), false) if children.is_empty() => Ok(Dependant::Snapshot(child)),
-        (Some(child), true) => refused(format!("the current disks and snapshot '{child}' are both based on it; delete that one first")),
-        (Some(child), false) => {
-            children.push(child);
-            refused(format!("the snapshots '{}' are based on it; delete all but one of them first", children.join("', '")))
-        }
+    let children = group.children(name);
+    match (children.as_slice(), group.active_snapshot == name) {
+        ([], false) => Ok(Dependant::Nothing),
+        ([], true) => Ok(Dependant::Current),
+        ([child], false) => Ok(Dependant::Snapshot(child.clone())),
+        (_, true) => refused(format!("the current disks and '{}' are based on it; delete those snapshots first", children.join("', '"))),
+        (_, false) => refused(format!("the snapshots '{}' are based on it; delete all but one of them first", children.join("', '"))),
     }
 }
 

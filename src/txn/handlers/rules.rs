@@ -39,8 +39,7 @@ pub(super) fn read_rule(params: Params<'_>) -> Result<Rule, Failure> {
     let protocol = Protocol::from_wire(number)
         .ok_or_else(|| params.bad(Key::Protocol, format!("is {number}: 0 (tcp), 1 (udp) or 2 (icmp) is expected")))?;
     let port = params.uint(Key::Port)?;
-    let target_port =
-        u16::try_from(port).map_err(|_| params.bad(Key::Port, format!("is {port}: a port from 1 to 65535 is expected")))?;
+    let target_port = u16::try_from(port).map_err(|_| params.bad(Key::Port, format!("is {port}: a port from 1 to 65535 is expected")))?;
     if target_port == 0 && protocol != Protocol::Icmp {
         return Err(params.bad(Key::Port, "is 0: a port from 1 to 65535 is expected; only a rule for ICMP has none"));
     }
@@ -68,7 +67,10 @@ pub(super) fn find(params: Params<'_>, index: i64, policy: &SecurityPolicy) -> R
 pub(super) fn refuse_duplicate(policy: &SecurityPolicy, rule: &Rule, except: Option<usize>) -> Result<(), Failure> {
     let same = |other: &Rule| {
         let ports = rule.protocol == Protocol::Icmp || other.target_port == rule.target_port;
-        other.protocol == rule.protocol && ports && other.source_address == rule.source_address && other.target_address == rule.target_address
+        other.protocol == rule.protocol
+            && ports
+            && other.source_address == rule.source_address
+            && other.target_address == rule.target_address
     };
     match policy.rules.iter().enumerate().find(|(place, other)| Some(*place) != except && same(other)) {
         Some((place, _)) => Err(Failure::refused(format!("rule {place} is about the same traffic already; modify that one"))),

@@ -203,3 +203,6 @@ pub(super) fn new_name(path: &str) -> String {
 pub(super) fn old_name(path: &str) -> String {
     format!("{path}.old")
 }
+
+#[cfg(test)]
+mod tests;

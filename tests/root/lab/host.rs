@@ -95,6 +95,14 @@ impl Host {
         script(&["boot-disk", &self.lab, &self.name, volume]);
     }
 
+    /// Puts the small Linux guest on a qcow2 volume of at least 32 MiB.
+    pub fn linux_disk(&self, volume: &str) {
+        let raw = self.home().join("linux-guest.raw");
+        let raw = raw.to_str().expect("UTF-8");
+        output_of(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/linux-guest.sh")).args(["make", raw]));
+        self.run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "qcow2", raw, volume]);
+    }
+
     pub(super) fn tell_logs(&self) {
         for pattern in ["home/log/cell.log", "log/qemu"] {
             let path = self.files().join(pattern);

@@ -85,10 +85,20 @@ fn nobody_pretends_to_be_another() {
 fn e6_reject_lets_answers_arp_neighbour_discovery_and_dhcp_pass() {
     let lines = lines(&guest(policy(false, vec![rule(true, Protocol::Tcp, 22)])), Tracking::Connections);
     let [all, all6, rest] = ["drop in all", "drop in all-ipv6", "drop in mac"].map(|line| position(&lines, line));
-    for passes in ["accept out all", "accept inout all state=RELATED", "accept in loose udp srcportstart=67 dstportstart=68", "accept in tcp dstportstart=22"] {
+    for passes in [
+        "accept out all",
+        "accept inout all state=RELATED",
+        "accept in loose udp srcportstart=67 dstportstart=68",
+        "accept in tcp dstportstart=22",
+    ] {
         assert!(position(&lines, passes) < all, "{passes}");
     }
-    for passes in ["accept out all-ipv6", "accept inout loose icmpv6 type=135", "accept inout loose icmpv6 type=136", "accept in tcp-ipv6 dstportstart=22"] {
+    for passes in [
+        "accept out all-ipv6",
+        "accept inout loose icmpv6 type=135",
+        "accept inout loose icmpv6 type=136",
+        "accept in tcp-ipv6 dstportstart=22",
+    ] {
         assert!(position(&lines, passes) < all6, "{passes}");
     }
     for passes in ["accept in arp", "accept in ip", "accept in ipv6"] {
@@ -146,7 +156,9 @@ fn priorities_are_libvirts_and_keep_the_order_of_the_rules() {
     let mut one = guest(policy(true, rules));
     for tracking in [Tracking::Connections, Tracking::None] {
         let document = Node::parse(&build(&one, tracking).unwrap()).unwrap();
-        let of = |node: &Node| Some((node.attribute("priority")?.parse::<i32>().unwrap(), node.children[0].attribute("dstportstart")?.to_owned()));
+        let of = |node: &Node| {
+            Some((node.attribute("priority")?.parse::<i32>().unwrap(), node.children[0].attribute("dstportstart")?.to_owned()))
+        };
         let found: Vec<(i32, String)> = document.children.iter().filter_map(of).filter(|(priority, _)| *priority >= -800).collect();
         assert!(found.iter().all(|(priority, _)| (-1000..1000).contains(priority)));
         assert!(found.windows(2).all(|pair| pair[0].0 <= pair[1].0));

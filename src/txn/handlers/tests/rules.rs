@@ -171,7 +171,8 @@ async fn a1_a_missing_parameter_is_a_failure_that_names_it() {
 
 #[tokio::test(start_paused = true)]
 async fn d5_a_filter_that_cannot_be_changed_leaves_everything_as_it_was() {
-    let requests = |id| [add(id, [1, 0, 0, 0, 23]), modify(id, 0, [1, 0, 0, 0, 24]), remove(id, 0), order(id, 0, -1), default_action(id, false)];
+    let requests =
+        |id| [add(id, [1, 0, 0, 0, 23]), modify(id, 0, [1, 0, 0, 0, 24]), remove(id, 0), order(id, 0, -1), default_action(id, false)];
     for index in 0..requests(guest(1)).len() {
         for effect in [Effect::None, Effect::Done] {
             for kind in [ErrorKind::Failed, ErrorKind::Unknown] {
