@@ -116,7 +116,7 @@ async fn e3_network_limits_of_a_running_guest_are_set_and_lifted_or_refused_as_a
     let guest = lab.running().await;
     let id = guest.id.to_string();
     // libvirt limits with a queueing discipline that not every kernel has.
-    let sfq = std::process::Command::new("tc").args(["qdisc", "add", "dev", "lo", "root", "sfq"]).status().unwrap().success();
+    let sfq = std::process::Command::new("tc").args(["qdisc", "add", "dev", "lo", "root", "sfq"]).output().unwrap().status.success();
     let present = dump(&lab, &guest, &["--inactive"]);
     let set = lab.libvirt.reconfigure(guest.id, &bandwidth(4 << 20, 1 << 20)).await;
     if sfq {
