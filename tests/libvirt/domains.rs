@@ -140,7 +140,8 @@ async fn rules_are_changed_while_the_guest_runs_and_only_when_they_differ() {
         target_port: port,
         interface: 0,
     };
-    let rules = vec![rule(Protocol::Tcp, 22, "10.1.2.3"), rule(Protocol::Icmp, 9, ""), rule(Protocol::Udp, 7, ""), rule(Protocol::Tcp, 0, "")];
+    let rules =
+        vec![rule(Protocol::Tcp, 22, "10.1.2.3"), rule(Protocol::Icmp, 9, ""), rule(Protocol::Udp, 7, ""), rule(Protocol::Tcp, 0, "")];
     assert_eq!(lab.libvirt.update_filter(&guest).await.unwrap(), Change::Unchanged);
     for accept in [false, true] {
         let mut rules = rules.clone();

@@ -54,9 +54,17 @@ async fn e1_e2_a_definition_changes_in_what_was_asked_for_alone() {
     let cases: [(DomainEdit, DomainEdit, &[&str]); 5] = [
         (DomainEdit::Memory(96 << 20), DomainEdit::Memory(64 << 20), &["emory unit='KiB'>98304<"]),
         (DomainEdit::Priority(2), DomainEdit::Priority(0), &["<shares>500<", "<quota>250000<"]),
-        (limits([1 << 20, 2 << 20, 300, 400]), limits([0; 4]), &["<read_bytes_sec>1048576<", "<write_bytes_sec>2097152<", "<read_iops_sec>300<", "<write_iops_sec>400<"]),
+        (
+            limits([1 << 20, 2 << 20, 300, 400]),
+            limits([0; 4]),
+            &["<read_bytes_sec>1048576<", "<write_bytes_sec>2097152<", "<read_iops_sec>300<", "<write_iops_sec>400<"],
+        ),
         (bandwidth(4 << 20, 0), bandwidth(0, 0), &["<inbound average='4096' peak='8192' burst='4096'/>"]),
-        (DomainEdit::MonitorSecret(Secret::new("a'<&\">cd")), DomainEdit::MonitorSecret(guest.monitor_secret.clone()), &["passwd='a&apos;&lt;&amp;&quot;&gt;cd'"]),
+        (
+            DomainEdit::MonitorSecret(Secret::new("a'<&\">cd")),
+            DomainEdit::MonitorSecret(guest.monitor_secret.clone()),
+            &["passwd='a&apos;&lt;&amp;&quot;&gt;cd'"],
+        ),
     ];
     for (there, back, expected) in cases {
         lab.libvirt.reconfigure(guest.id, &there).await.unwrap_or_else(|error| panic!("{there:?}: {error} {:?}", error.source));

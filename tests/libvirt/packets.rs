@@ -191,7 +191,13 @@ async fn nobody_sends_as_another() {
     scene.guest.run(&["ip", "address", "add", "10.99.0.77/24", "dev", "eth0"]);
     let from = |scene: &Scene, source: &str| {
         scene.guest.run(&["ip", "neigh", "flush", "all"]);
-        scene.guest.command(&["busybox", "ping", "-c", "1", "-W", "1", "-I", source, STRANGER]).stdout(Stdio::null()).status().unwrap().success()
+        scene
+            .guest
+            .command(&["busybox", "ping", "-c", "1", "-W", "1", "-I", source, STRANGER])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
     };
     assert!(from(&scene, GUEST) && !from(&scene, "10.99.0.77"), "an address that is not the guest's");
     // A guest that was assigned none may use any.

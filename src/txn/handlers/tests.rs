@@ -1,3 +1,4 @@
+mod media;
 mod rules;
 mod settings;
 
