@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cell::host::{Applied, DomainEdit, ErrorKind, HostEvent, Hypervisor};
+use cell::host::{Applied, Change, DomainEdit, ErrorKind, HostEvent, Hypervisor};
 use cell::model::{GuestConfig, PowerState, Secret};
 
 use super::lab::{power, Lab};
@@ -178,5 +178,44 @@ async fn a_guest_without_an_agent_is_told_as_such() {
     let guest = lab.running().await;
     let error = lab.libvirt.agent(guest.id, "{\"execute\":\"guest-ping\"}", Duration::from_secs(2)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported, "{error}: {:?}", error.source);
+    lab.clean().await;
+}
+
+#[tokio::test]
+#[ignore = "needs libvirt: set CELL_TEST_LIBVIRT_URI and CELL_TEST_BRIDGE, run with --include-ignored"]
+async fn d23_media_are_in_the_drive_of_what_runs_and_never_in_the_definition() {
+    let mut lab = Lab::new().await;
+    let guest = lab.defined().await;
+    let present = dump(&lab, &guest, &["--inactive"]);
+    let directory = super::lab::pool_directory().join(".media");
+    std::fs::create_dir_all(&directory).unwrap();
+    let image = directory.join("cd.iso");
+    std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let file = image.to_str().unwrap();
+    assert_eq!(lab.libvirt.media(guest.id).await.unwrap_err().kind, ErrorKind::Busy);
+    lab.libvirt.start_with_media(guest.id, "/nonexistent.iso").await.unwrap_err();
+    assert_eq!(lab.libvirt.domain(guest.id).await.unwrap().power, PowerState::Stopped);
+    assert_eq!(dump(&lab, &guest, &["--inactive"]), present, "a failed start leaves nothing");
+
+    assert_eq!(lab.libvirt.start_with_media(guest.id, file).await.unwrap(), Change::Changed);
+    assert_eq!(lab.libvirt.start_with_media(guest.id, file).await.unwrap(), Change::Unchanged);
+    assert_eq!(lab.libvirt.media(guest.id).await.unwrap().as_deref(), Some(file));
+    assert_eq!(dump(&lab, &guest, &["--inactive"]), present);
+    lab.libvirt.reset(guest.id).await.unwrap();
+    assert_eq!(lab.libvirt.media(guest.id).await.unwrap().as_deref(), Some(file));
+    assert_eq!(lab.libvirt.set_media(guest.id, None).await.unwrap(), Change::Changed);
+    assert_eq!(lab.libvirt.media(guest.id).await.unwrap(), None);
+    for expected in [Change::Changed, Change::Unchanged] {
+        assert_eq!(lab.libvirt.set_media(guest.id, Some(file)).await.unwrap(), expected);
+    }
+    assert!(lab.libvirt.set_media(guest.id, Some("/nonexistent.iso")).await.is_err());
+    // A change of the definition meanwhile does not carry the medium into it.
+    lab.libvirt.reconfigure(guest.id, &DomainEdit::Priority(2)).await.unwrap();
+    lab.libvirt.reconfigure(guest.id, &DomainEdit::Priority(0)).await.unwrap();
+    lab.libvirt.destroy(guest.id).await.unwrap();
+    assert_eq!(dump(&lab, &guest, &["--inactive"]), present);
+    lab.libvirt.start(guest.id).await.unwrap();
+    assert_eq!(lab.libvirt.media(guest.id).await.unwrap(), None, "the next run begins with an empty drive");
+    std::fs::remove_dir_all(directory).unwrap();
     lab.clean().await;
 }
