@@ -15,6 +15,7 @@ mod context;
 pub mod engine;
 mod failure;
 pub mod handlers;
+mod media;
 pub mod monitor;
 pub mod node;
 mod params;

@@ -15,6 +15,9 @@ pub enum Operation {
     Define,
     Undefine,
     Start,
+    StartWithMedia,
+    SetMedia,
+    Media,
     Shutdown,
     Reboot,
     Reset,
@@ -51,6 +54,8 @@ pub enum Operation {
     Install,
     Discard,
     Upload,
+    FetchMedia,
+    DiscardMedia,
 }
 
 /// Whether a failing operation was carried out all the same.

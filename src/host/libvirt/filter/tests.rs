@@ -95,8 +95,8 @@ fn e6_reject_lets_answers_arp_neighbour_discovery_and_dhcp_pass() {
     }
     for passes in [
         "accept out all-ipv6",
-        "accept inout loose icmpv6 type=135",
-        "accept inout loose icmpv6 type=136",
+        "accept in loose icmpv6 type=135",
+        "accept out loose icmpv6 type=136",
         "accept in tcp-ipv6 dstportstart=22",
     ] {
         assert!(position(&lines, passes) < all6, "{passes}");
