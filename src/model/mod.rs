@@ -5,6 +5,7 @@
 //! directions; `null` is accepted wherever a list or a map is expected.
 
 pub mod address;
+pub mod claim;
 pub mod extra;
 pub mod guest;
 pub mod id;
@@ -16,6 +17,7 @@ pub mod secret;
 pub mod service;
 pub mod volume;
 
+pub use claim::Claim;
 pub use extra::Extra;
 pub use guest::{Guest, GuestConfig, PowerState, Template};
 pub use id::{GuestId, InvalidGuestId, SessionId};

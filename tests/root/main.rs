@@ -21,3 +21,4 @@ mod faults;
 mod lab;
 mod lab_itself;
 mod life;
+mod migration;

@@ -16,6 +16,7 @@ mod events;
 mod filter;
 mod hypervisor;
 mod lanes;
+mod nfs;
 mod pool;
 mod qemu;
 mod refresher;

@@ -23,6 +23,9 @@ pub enum Operation {
     Sample,
     UpdateFilter,
     EnsureLocalPool,
+    EnsureNfsPool,
+    CheckPool,
+    RefreshPool,
     Pool,
     RemovePool,
     CreateVolume,
@@ -32,6 +35,11 @@ pub enum Operation {
     Install,
     Discard,
     Upload,
+    LoadShared,
+    SaveShared,
+    EraseShared,
+    Claim,
+    SetClaim,
 }
 
 /// Whether a failing operation was carried out all the same.

@@ -7,17 +7,23 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Network, Result, Storage,
-    VolumeInfo,
+    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Network, NfsSource, Result,
+    Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
+use super::share::SimShare;
 use super::world::World;
 use super::SimHost;
 use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
-    async fn run<T>(&self, operation: Operation, guest: Option<GuestId>, act: impl FnOnce(&mut World) -> Result<T> + Send) -> Result<T> {
+    pub(super) async fn run<T>(
+        &self,
+        operation: Operation,
+        guest: Option<GuestId>,
+        act: impl FnOnce(&mut World) -> Result<T> + Send,
+    ) -> Result<T> {
         let (fault, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
             (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
@@ -43,11 +49,15 @@ impl SimHost {
         if !world.connected() {
             return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
         }
-        let result = act(&mut world);
+        let result = world.act(act);
         match fault {
             Some(fault) => result.and(Err(planned(operation, fault.kind))),
             None => result,
         }
+    }
+
+    fn share_of(&self, pool: &str) -> Option<SimShare> {
+        self.inner.world.lock().share_of_pool(pool)
     }
 
     /// The guest does as it was asked to, unless it was started anew meanwhile.
@@ -100,6 +110,8 @@ impl Hypervisor for SimHost {
     }
 
     async fn start(&self, id: GuestId) -> Result<Change> {
+        let share = self.inner.world.lock().share_of_guest(id);
+        self.wait_for_server(share).await?;
         self.run(Operation::Start, Some(id), |world| world.start(id)).await
     }
 
@@ -145,19 +157,39 @@ impl Storage for SimHost {
         self.run(Operation::EnsureLocalPool, None, |world| world.ensure_local_pool(name, target)).await
     }
 
+    async fn ensure_nfs_pool(&self, name: &str, source: &NfsSource, target: &str) -> Result<Pool> {
+        let share = self.inner.world.lock().export(source);
+        self.wait_for_server(share).await?;
+        self.run(Operation::EnsureNfsPool, None, |world| world.ensure_nfs_pool(name, source, target)).await
+    }
+
+    async fn check_pool(&self, name: &str) -> Result<()> {
+        self.wait_for_server(self.share_of(name)).await?;
+        self.run(Operation::CheckPool, None, |world| world.check_pool(name)).await
+    }
+
+    async fn refresh_pool(&self, name: &str) -> Result<()> {
+        self.wait_for_server(self.share_of(name)).await?;
+        self.run(Operation::RefreshPool, None, |world| world.pool(name).map(drop)).await
+    }
+
     async fn pool(&self, name: &str) -> Result<Pool> {
+        self.wait_for_server(self.share_of(name)).await?;
         self.run(Operation::Pool, None, |world| world.pool(name)).await
     }
 
     async fn remove_pool(&self, name: &str) -> Result<Change> {
+        self.wait_for_server(self.share_of(name)).await?;
         self.run(Operation::RemovePool, None, |world| Ok(world.remove_pool(name))).await
     }
 
     async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {
+        self.wait_for_server(self.share_of(pool)).await?;
         self.run(Operation::CreateVolume, None, |world| world.create_volume(pool, name, capacity)).await
     }
 
     async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change> {
+        self.wait_for_server(self.share_of(pool)).await?;
         self.run(Operation::DeleteVolume, None, |world| world.delete_volume(pool, name)).await
     }
 

@@ -4,12 +4,16 @@
 
 mod blank;
 mod images;
+mod mounts;
 mod qemu_img;
 pub(super) mod selinux;
+mod shared;
 mod space;
 mod sparse;
 
 pub(super) use blank::Blanks;
 pub(super) use images::discard_cache;
 pub use images::{ImageClient, ImageSettings, ImageTls};
+pub(super) use mounts::is_mounted;
+pub use shared::SharedFiles;
 pub(super) use space::Space;

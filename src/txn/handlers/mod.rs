@@ -4,10 +4,12 @@
 //! the books, and answers last; events follow the answer.
 
 mod answers;
+mod attach_instance;
 mod change_address_pool;
 mod create_disk_image;
 mod create_guest;
 mod delete_guest;
+mod detach_instance;
 mod get_compute_cell;
 mod get_guest;
 mod get_instance_status;
@@ -18,6 +20,7 @@ mod query_cell_storage;
 pub(in crate::txn) mod remains;
 mod remove_compute_cell;
 mod reset_system;
+mod shared_storage;
 mod start_instance;
 mod stop_instance;
 
@@ -78,6 +81,8 @@ dispatch! {
     START_INSTANCE_REQUEST => start_instance, Some(MessageId::START_INSTANCE_RESPONSE), change;
     RESET_SYSTEM_REQUEST => reset_system, Some(MessageId::RESET_SYSTEM_RESPONSE), change;
     CREATE_DISK_IMAGE_REQUEST => create_disk_image, Some(MessageId::CREATE_DISK_IMAGE_RESPONSE), change;
+    ATTACH_INSTANCE_REQUEST => attach_instance, Some(MessageId::ATTACH_INSTANCE_RESPONSE), change;
+    DETACH_INSTANCE_REQUEST => detach_instance, Some(MessageId::DETACH_INSTANCE_RESPONSE), change;
     STOP_INSTANCE_REQUEST => stop_instance, Some(MessageId::STOP_INSTANCE_RESPONSE), change;
 }
 

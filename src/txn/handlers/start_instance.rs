@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::host::Change;
 use crate::model::lifecycle::{self, Operation};
 use crate::model::{GuestId, PowerState};
@@ -39,8 +41,15 @@ async fn start(context: &Context, id: GuestId) -> Result<Result<(), Failure>, Fa
 
 /// Starts a guest whose job the caller holds.
 pub(super) async fn power_on(context: &Context, id: GuestId) -> Result<(), Failure> {
+    power_on_until(context, id, context.deadline()).await
+}
+
+/// [`power_on`]; a guest of a shared pool that may not start before `deadline` is refused.
+pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Instant) -> Result<(), Failure> {
     let node = &context.node;
+    let held = node.may_start(id, deadline).await?;
     let change = node.host.hypervisor.start(id).await?;
+    node.was_started(id, held).await?;
     if node.set_power(id, PowerState::Running) || change == Change::Changed {
         node.usage.started(id);
     }

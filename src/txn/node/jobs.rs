@@ -21,6 +21,10 @@ pub enum Job {
     Stop,
     /// It is being deleted.
     Delete,
+    /// It comes from another host.
+    Attach,
+    /// It leaves for another host.
+    Detach,
     /// Its system disk is being filled for the first time.
     Clone,
     /// Its system disk is being replaced.
@@ -36,6 +40,8 @@ impl Job {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Delete => "delete",
+            Self::Attach => "taking it over from another cell",
+            Self::Detach => "giving it to another cell",
             Self::Clone => "cloning its system disk",
             Self::ResetSystem => "system reset",
             Self::CreateImage => "sending its system disk to an image server",

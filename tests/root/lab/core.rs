@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cell::model::GuestId;
 use corelet::requests::{CreateGuest, StopMode};
-use corelet::{Core, CoreConfig, Event, Events, RequestError};
+use corelet::{Core, CoreConfig, Event, Events, RequestError, SharedStorage};
 use nix::sched::{setns, CloneFlags};
 use tokio::runtime::{Builder, Runtime};
 
@@ -15,6 +15,9 @@ use super::{Cell, Lab, CORE_ADDRESS};
 
 /// Longest wait for an event that is not about time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Storage pool of a Core with shared storage.
+pub const SHARED_POOL: &str = "nas";
 
 /// A running Core.
 pub struct TestCore {
@@ -38,9 +41,19 @@ impl TestCore {
 
     /// A Core of another domain.
     pub fn of_domain(lab: &Lab, domain: &str) -> Self {
+        Self::with(lab, |config| config.domain = domain.into())
+    }
+
+    /// A Core whose compute pool keeps its disks on the lab's share.
+    pub fn with_shared_storage(lab: &Lab) -> Self {
+        let storage = SharedStorage { name: SHARED_POOL.into(), host: CORE_ADDRESS.into(), target: "/share".into() };
+        Self::with(lab, |config| config.pool.storage = Some(storage))
+    }
+
+    fn with(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {
         let runtime = runtime_inside(&lab.core().holder());
         let mut config = CoreConfig::new(CORE_ADDRESS.parse().expect("an address"));
-        config.domain = domain.into();
+        change(&mut config);
         let core = runtime.block_on(runtime.spawn(Core::start(config))).expect("no panic").expect("the Core starts");
         Self { core: Some(core), runtime }
     }
