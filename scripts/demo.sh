@@ -27,12 +27,7 @@ domain() {
   echo "host cell1  10.226.0.2  bridge br0, libvirtd $(libvirt version --daemon | sed -n 's/^Running against daemon: *//p')"
 }
 
-start_cell() {
-  as_root mkdir -p "$HOME_DIR/config"
-  echo '{"domain": "nano", "group_address": "224.0.0.226", "group_port": 5599}' | put "$HOME_DIR/config/domain.cfg"
-  echo '{"virtualization": "qemu"}' | put "$HOME_DIR/config/cell.cfg"
-  on cell1 "$CELL" --home "$HOME_DIR" start
-}
+start_cell() { lab cell "$LAB" cell1; }
 
 join() { core list; }
 
@@ -93,9 +88,8 @@ lab() { PATH=$PATH:/usr/sbin:/sbin as_root scripts/lab.sh "$@"; }
 libvirt() { on cell1 setsid --wait virsh -q -c qemu:///system "$@"; }
 on() { lab exec "$LAB" "$@"; }
 core() { on core "$CORELET" --listen 10.226.0.1 --quiet "$@"; }
-put() { as_root tee "$1" >/dev/null; }
 guest_id() { grep -oE '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}' "$OUT/create.json" | head -1; }
-keep_log() { [ ! -e "$HOME_DIR/log/cell.log" ] || as_root cat "$HOME_DIR/log/cell.log" >"$OUT/cell.log"; }
+keep_log() { [ -s "$OUT/cell.log" ] || as_root cat "$HOME_DIR/log/cell.log" >"$OUT/cell.log" 2>/dev/null || rm -f "$OUT/cell.log"; }
 wait_until() { # SECONDS CONDITION…
   local end=$((SECONDS + $1)); shift
   until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done

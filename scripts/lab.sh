@@ -23,6 +23,7 @@ lab.sh dir NAME HOST                        directory of a host's files; HOST is
 lab.sh pid NAME HOST                        process whose namespaces are the host's (for nsenter --target)
 lab.sh exec NAME HOST COMMAND …             run a command inside a host
 lab.sh libvirt NAME HOST start|stop|kill    its libvirtd
+lab.sh cell NAME HOST                       start target/release/cell on it, in the domain "nano" and with emulated guests
 lab.sh loss NAME HOST PERCENT               drop this share of the packets between the host and the Core, each way; 0 ends it
 lab.sh link NAME HOST up|down               plug the host's cable in or out
 lab.sh boot-sector FILE                     write the test guests' boot sector (tests/assets/boot.lst)
@@ -266,6 +267,14 @@ libvirt() { # NAME HOST start|stop|kill
   esac
 }
 
+cell() { # NAME HOST
+  local home=$LABS/$1/$2/home
+  mkdir -p "$home/config"
+  echo '{"domain": "nano", "group_address": "224.0.0.226", "group_port": 5599}' >"$home/config/domain.cfg"
+  echo '{"virtualization": "qemu"}' >"$home/config/cell.cfg"
+  in_host "$1" "$2" "$ROOT/target/release/cell" --home "$home" start
+}
+
 loss() { # NAME HOST PERCENT. Dropped where they arrive: a packet dropped where it leaves would be told to its sender.
   local address=$NET.$((${2#cell} + 1)) chance
   [[ $3 =~ ^[0-9]+$ && $3 -le 100 ]] || die "loss: a percentage, not '$3'"
@@ -300,7 +309,7 @@ boot_disk() { # NAME HOST VOLUME
 command=${1:-}
 [ $# = 0 ] || shift
 case $command in
-  check | up | down | list | sweep | libvirt | loss | link) "$command" "$@" ;;
+  check | up | down | list | sweep | libvirt | cell | loss | link) "$command" "$@" ;;
   dir) echo "$LABS/${1:?}/${2:?}" ;;
   pid) holder "$@" ;;
   exec) in_host "$@" ;;

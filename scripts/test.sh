@@ -73,6 +73,10 @@ else
       skip "root test $name" "$lacks"
     done
   fi
+  lacks=$(scripts/linux-guest.sh check) || for name in $(names "$WHOLE" | grep linux_guest); do
+    without+=(--skip "$name")
+    skip "root test $name" "$(paste -sd';' <<<"$lacks")"
+  done
   run "libvirt $(virsh --version): the layer alone" libvirt_suite
   # Two at a time: each boots guests under emulation.
   run "Everything together" as_root env "PATH=$PATH:/usr/sbin:/sbin" "$WHOLE" --ignored --test-threads=2 "${without[@]+"${without[@]}"}"

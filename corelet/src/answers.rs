@@ -237,6 +237,33 @@ pub fn attached_storage(message: &Message) -> Result<Vec<AttachedStorage>, Answe
     Ok(pools.map(|((name, error), flag)| AttachedStorage { name: name.clone(), attached: *flag != 0, error: error.clone() }).collect())
 }
 
+/// What a Cell tells of a disk image that it makes (contract §6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskImageUpdate {
+    /// So much of it is done.
+    Progress {
+        /// 0..=100.
+        percent: u64,
+    },
+    /// It is on the image server.
+    Finished {
+        /// Bytes.
+        size: u64,
+    },
+}
+
+impl DiskImageUpdate {
+    /// Reads a successful event.
+    pub fn from_message(message: &Message) -> Result<Self, AnswerError> {
+        let finished = message.bool_params.get(&Key::Enable).copied().ok_or(AnswerError::Missing(Key::Enable))?;
+        let percent = number(message, Key::Progress)?;
+        Ok(match finished {
+            true => Self::Finished { size: number(message, Key::Size)? },
+            false => Self::Progress { percent },
+        })
+    }
+}
+
 pub(crate) fn text(message: &Message, key: Key) -> Result<String, AnswerError> {
     message.string_params.get(&key).cloned().ok_or(AnswerError::Missing(key))
 }

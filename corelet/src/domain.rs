@@ -18,7 +18,7 @@ use cell::proto::hub::HubEvent;
 use cell::proto::message::{Message, MessageId};
 use cell::proto::peer::ServiceKind;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::answers::StatusReport;
 use crate::config::PoolConfig;
@@ -107,6 +107,17 @@ impl Domain {
         let session = self.sessions.open(cell, Waiting::Caller(sender)).ok_or(RequestError::NoFreeSession)?;
         message.from = session;
         Ok((session, answer))
+    }
+
+    /// Opens a session that takes every message until it is forgotten; the message gets its number. The receiver ends when the Cell goes.
+    pub(crate) fn listen(&mut self, cell: &str, message: &mut Message) -> Result<(u32, mpsc::UnboundedReceiver<Message>), RequestError> {
+        if !self.cells.get(cell).is_some_and(Cell::is_connected) {
+            return Err(RequestError::NoSuchCell(cell.into()));
+        }
+        let (sender, messages) = mpsc::unbounded_channel();
+        let session = self.sessions.open(cell, Waiting::Listener(sender)).ok_or(RequestError::NoFreeSession)?;
+        message.from = session;
+        Ok((session, messages))
     }
 
     /// A caller waits no longer.
@@ -200,6 +211,10 @@ impl Domain {
         if message.to == 0 {
             return self.news(now, cell, message);
         }
+        if let Some(listener) = self.sessions.listener(message.to) {
+            let _ = listener.send(message); // it is about to end the session
+            return;
+        }
         match self.sessions.close(message.to) {
             None => {
                 let reason = format!("nobody waits in session {}", message.to);
@@ -210,6 +225,7 @@ impl Domain {
                     let _ = caller.send(Ok(message)); // the caller may have given up
                 }
                 Waiting::PoolReady { .. } => self.pool_answered(now, cell, &message),
+                Waiting::Listener(_) => {}
             },
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cell::proto::message::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Greatest session number.
 pub(crate) const MAX_SESSION: u32 = 1024;
@@ -18,6 +18,8 @@ pub(crate) struct Gone(pub(crate) String);
 pub(crate) enum Waiting {
     /// A caller of the library.
     Caller(oneshot::Sender<Result<Message, Gone>>),
+    /// A caller who gets every message of the session until it ends it.
+    Listener(mpsc::UnboundedSender<Message>),
     /// The domain itself, which told a Cell of its pool.
     PoolReady {
         /// When it gives up.
@@ -53,6 +55,14 @@ impl Sessions {
         Some(free)
     }
 
+    /// Who listens to a session that takes more than one message.
+    pub(crate) fn listener(&self, number: u32) -> Option<&mpsc::UnboundedSender<Message>> {
+        match &self.open.get(&number)?.waiting {
+            Waiting::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
     /// Ends a session; the number is free again.
     pub(crate) fn close(&mut self, number: u32) -> Option<Session> {
         self.open.remove(&number)
@@ -68,7 +78,7 @@ impl Sessions {
     pub(crate) fn next_deadline(&self) -> Option<(u32, Duration)> {
         let own = self.open.iter().filter_map(|(number, session)| match session.waiting {
             Waiting::PoolReady { deadline } => Some((*number, deadline)),
-            Waiting::Caller(_) => None,
+            Waiting::Caller(_) | Waiting::Listener(_) => None,
         });
         own.min_by_key(|(_, deadline)| *deadline)
     }

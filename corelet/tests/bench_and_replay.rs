@@ -153,3 +153,18 @@ async fn a_replay_finds_what_differs_and_leaves_nothing_behind() {
     assert!(results[1..].iter().all(|result| matches!(result.outcome, Outcome::Skipped { .. })), "{results:?}");
     core.close().await;
 }
+
+#[tokio::test]
+async fn a_replay_names_what_the_cell_does_not_support() {
+    let core = core_with(|_| {}).await;
+    let refuse = |message: &Message| {
+        let reason = format!("{} is not supported by this cell", message.id);
+        vec![Message::new(message.id.response()).to_session(message.from).failed(reason)]
+    };
+    let _cell = FakeCell::connect(core.address(), "Cell_a", joining(refuse)).await;
+    core.wait_cell(None, PATIENCE).await.unwrap();
+    let steps = replay::parse(ADDRESSES).unwrap();
+    let results = replay::run(&core, "Cell_a", &steps, &[], &CancellationToken::new(), &mut |_| {}).await;
+    assert!(matches!(results[1].outcome, Outcome::Unsupported { .. }), "{results:?}");
+    core.close().await;
+}

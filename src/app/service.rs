@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::guests_net;
 use super::prepare::prepare_pools;
 use super::report::send_reports;
 use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
 use crate::host::network::HostNetwork;
-use crate::host::storage::{ImageClient, ImageSettings, ImageTls, SharedFiles};
+use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks, SharedFiles};
 use crate::host::{Bridge, ErrorKind, Host, HostError};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
@@ -92,6 +93,7 @@ impl Service {
         let host = Host {
             hypervisor: libvirt.clone(),
             storage: libvirt,
+            disks: Arc::<LocalDisks>::default(),
             network: Arc::new(network),
             images: Arc::new(images),
             shared: Arc::new(SharedFiles::default()),
@@ -138,6 +140,7 @@ impl Service {
             Ok::<(), String>(())
         });
         tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
+        guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);
         Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })

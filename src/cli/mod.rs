@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::process::Home;
+use crate::process::{memory, Home};
 
 pub use service::{OnReady, Service};
 
@@ -47,6 +47,9 @@ impl From<Exit> for ExitCode {
 /// Does what the arguments ask for. `service` runs the node until it is told to end and calls back once it is up.
 pub fn main(service: Service) -> ExitCode {
     let args = args::Args::parse();
+    if matches!(args.command, args::Command::Start | args::Command::Restart(_) | args::Command::Run(_)) {
+        memory::limit_arenas();
+    }
     let home = match Home::locate(args.home.as_deref()) {
         Ok(home) => home,
         Err(error) => {

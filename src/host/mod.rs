@@ -1,10 +1,16 @@
+//! What the node needs of its host, as traits: hypervisor, storage, disk images and network.
+//!
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images of disks), `network` (bridge) and, for tests and scale,
 //! What the node needs of its host, as traits: hypervisor, storage, network and image servers.
 //!
 //! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files and image transfers), `network` (bridge) and, for tests and scale,
 //! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
 //! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
 
+pub mod cloudinit;
+mod disks;
 mod error;
+mod guests;
 pub mod libvirt;
 pub mod network;
 pub mod sim;
@@ -14,13 +20,16 @@ mod types;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::model::{Claim, GuestConfig, GuestId, Pool, SecurityPolicy};
+use crate::model::{Claim, GuestConfig, GuestId, Pool};
 
+pub use disks::{DiskImage, Disks};
 pub use error::{ErrorKind, HostError};
+pub use guests::*;
 pub use transfer::Transfer;
 pub use types::*;
 
@@ -60,11 +69,28 @@ pub trait Hypervisor: Send + Sync {
     /// libvirt's autostart flag.
     async fn set_autostart(&self, id: GuestId, enable: bool) -> Result<Change>;
 
+    /// Changes one thing of a domain's definition and nothing else of it, and of the running domain where that is possible.
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied>;
+
     /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
     async fn sample(&self, id: GuestId) -> Result<DomainSample>;
 
-    /// Replaces the rules of a guest's filter; a running guest feels it at once.
-    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
+    /// Makes a guest's filter as its configuration wants it (security policy, MAC, assigned addresses); a running guest feels it at once.
+    async fn update_filter(&self, guest: &GuestConfig) -> Result<Change>;
+
+    /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
+    /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
+    /// Tells a running guest that the disk at `path` has `capacity` bytes now; the image grows with it. Unchanged when it has them already.
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change>;
+
+    /// Gives disks of the domain's permanent definition other volumes of the same pool, as (present, new) names; what runs goes on as it is.
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change>;
+
+    /// A running guest goes on with other images, as (present, new) paths, all at the same moment; each new one is there, is empty and is based on
+    /// its present one. File systems are frozen meanwhile when the guest's agent does that, and always thawed. Unchanged when it
+    /// uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change>;
 
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
@@ -98,6 +124,12 @@ pub trait Storage: Send + Sync {
 
     /// Deletes a volume; unchanged when there is none.
     async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change>;
+
+    /// Puts a small file beside the volumes, whole or not at all; unchanged when it is there with this content.
+    async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change>;
+
+    /// Removes such a file; unchanged when there is none.
+    async fn remove_file(&self, path: &str) -> Result<Change>;
 
     /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
     /// Paths that can't be read are named in the result and do not stop the others.
@@ -151,6 +183,12 @@ pub trait Shared: Send + Sync {
 pub trait Network: Send + Sync {
     /// Name, index, MAC and first IPv4 address, read anew on each call.
     fn bridge(&self) -> Result<Bridge>;
+
+    /// Who was heard on the bridge's segment lately: the kernel's neighbour table.
+    fn neighbours(&self) -> Result<Vec<Neighbour>>;
+
+    /// Makes the kernel ask who has this address, so that [`Network::neighbours`] knows a little later. Says nothing to the one who has it.
+    fn solicit(&self, address: Ipv4Addr) -> Result<()>;
 }
 
 /// All of them.
@@ -160,12 +198,23 @@ pub struct Host {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Volumes.
     pub storage: Arc<dyn Storage>,
+    /// Files of volumes.
+    pub disks: Arc<dyn Disks>,
     /// Bridge.
     pub network: Arc<dyn Network>,
     /// Image servers.
     pub images: Arc<dyn Images>,
     /// Files about guests in shared pools.
     pub shared: Arc<dyn Shared>,
+}
+
+/// An address and the MAC that answers for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Address.
+    pub address: Ipv4Addr,
+    /// MAC address.
+    pub mac: [u8; 6],
 }
 
 /// A Linux bridge.

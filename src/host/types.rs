@@ -1,6 +1,6 @@
 //! Values that the host traits take and give.
 
-use crate::model::{GuestConfig, GuestId, PowerState, VolumeGroup};
+use crate::model::{GuestConfig, GuestId, PowerState, Secret, VolumeGroup};
 
 /// Whether an idempotent operation had something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,48 @@ pub struct DomainStatus {
     pub power: PowerState,
     /// libvirt's autostart flag.
     pub autostart: bool,
+}
+
+/// One change of a domain. Limits are bytes or operations per second, 0 lifts them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainEdit {
+    /// libvirt's name of it; only while it does not run.
+    Name(String),
+    /// Virtual CPUs, with a topology that fits; from the next start on.
+    Cores(u32),
+    /// Memory in bytes; from the next start on.
+    Memory(u64),
+    /// CPU priority: 0 high, 1 medium, 2 low.
+    Priority(u32),
+    /// Limits of each disk.
+    DiskLimits {
+        /// Bytes.
+        read_speed: u64,
+        /// Bytes.
+        write_speed: u64,
+        /// Operations.
+        read_iops: u64,
+        /// Operations.
+        write_iops: u64,
+    },
+    /// Limits of the network interface.
+    NetworkLimits {
+        /// Bytes into the guest.
+        receive_speed: u64,
+        /// Bytes out of the guest.
+        send_speed: u64,
+    },
+    /// Password of VNC or SPICE; who is connected stays so.
+    MonitorSecret(Secret),
+}
+
+/// Since when a change of a domain counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Right now.
+    Now,
+    /// From the next start of the guest on: what runs stays as it is until then.
+    AtNextStart,
 }
 
 /// Counters of a running domain since it was started, and its memory and disk figures.

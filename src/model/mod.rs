@@ -15,6 +15,7 @@ pub mod network;
 pub mod policy;
 pub mod secret;
 pub mod service;
+mod snapshots;
 pub mod volume;
 
 pub use claim::Claim;

@@ -6,6 +6,7 @@
 pub mod detach;
 pub mod home;
 pub mod logfile;
+pub mod memory;
 pub mod notify;
 pub mod panics;
 pub mod pidfile;

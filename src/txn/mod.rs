@@ -11,6 +11,7 @@
 //! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
+pub mod addresses;
 mod context;
 pub mod engine;
 mod failure;
@@ -27,6 +28,7 @@ mod testing;
 mod transfer;
 mod undo;
 pub mod usage;
+mod volumes;
 
 pub use context::{Context, Outbox};
 pub use engine::Engine;

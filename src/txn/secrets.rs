@@ -10,6 +10,9 @@ const ALPHABET: &[u8] = b"~!@#$%^&*()_[]-=+0123456789abcdefghijklmnopqrstuvwxyzA
 /// Length of a VNC password: the protocol uses no more (contract §14 F3).
 pub const MONITOR_SECRET_LENGTH: usize = 8;
 
+/// Length of a generated administrator's password (contract §11.4).
+pub const ADMIN_SECRET_LENGTH: usize = 10;
+
 fn fill(bytes: &mut [u8]) -> Result<(), Failure> {
     getrandom::fill(bytes).map_err(|error| Failure::Internal(format!("the system's random generator failed: {error}")))
 }

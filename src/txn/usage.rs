@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{watch, Notify};
 use tokio::time::Instant;
 
 use crate::host::{DomainSample, Hypervisor};
@@ -54,12 +54,14 @@ pub struct UsageCache {
     hypervisor: Arc<dyn Hypervisor>,
     entries: Mutex<HashMap<GuestId, Entry>>,
     generations: AtomicU64,
+    /// Wakes the background when somebody asks.
+    wanted: Notify,
 }
 
 impl UsageCache {
     /// An empty cache over the hypervisor's samples.
     pub fn new(hypervisor: Arc<dyn Hypervisor>) -> Self {
-        Self { hypervisor, entries: Mutex::default(), generations: AtomicU64::new(0) }
+        Self { hypervisor, entries: Mutex::default(), generations: AtomicU64::new(0), wanted: Notify::new() }
     }
 
     /// A guest started right now: its counters begin at 0.
@@ -84,6 +86,7 @@ impl UsageCache {
             let mut entries = self.entries.lock();
             let entry = entries.entry(id).or_insert_with(|| Entry::new(self.next_generation()));
             entry.asked = Some(now);
+            self.wanted.notify_one();
             if entry.taken.is_some_and(|taken| now.duration_since(taken) < FRESH) {
                 return entry.usage.clone();
             }
@@ -134,20 +137,27 @@ impl UsageCache {
         }
     }
 
-    /// Samples the guests that were asked about lately, for ever. Cheap when nobody asks.
+    /// Samples the guests that were asked about lately, for ever. Sleeps while nobody asks.
     pub async fn keep_fresh(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(CADENCE);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            let now = Instant::now();
-            let mut entries = self.entries.lock();
-            for (id, entry) in entries.iter_mut() {
-                if entry.asked.is_some_and(|asked| now.duration_since(asked) < INTEREST) {
-                    self.begin(*id, entry);
-                }
+            if !self.renew() {
+                self.wanted.notified().await;
+            }
+            tokio::time::sleep(CADENCE).await;
+        }
+    }
+
+    /// Begins a sample of each guest that was asked about lately; true when there are such guests.
+    fn renew(self: &Arc<Self>) -> bool {
+        let now = Instant::now();
+        let mut wanted = false;
+        for (id, entry) in self.entries.lock().iter_mut() {
+            if entry.asked.is_some_and(|asked| now.duration_since(asked) < INTEREST) {
+                wanted = true;
+                self.begin(*id, entry);
             }
         }
+        wanted
     }
 }
 

@@ -28,12 +28,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// The parts behind the traits of `host`, and which of their siblings each may name. They know the traits; only `app` chooses one.
+/// `cloudinit` is none: its documents are functions of a guest's configuration, and it names none of these.
 const HOST_PARTS: &[(&str, &[&str])] = &[
     // libvirt keeps the books of a pool, storage makes the files in it
     ("libvirt", &["storage"]),
     ("storage", &[]),
     ("network", &[]),
-    ("cloudinit", &[]),
     ("sim", &[]),
 ];
 
@@ -42,8 +42,8 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("virt", &["host/libvirt/"], "libvirt is behind the traits of host"),
     ("unsafe", &["host/libvirt/events.rs"], "the callbacks of libvirt need it and nothing else does"),
     // `status` asks the service through a Unix socket with a deadline
-    ("socket2", &["net/", "cli/status.rs"], "the sockets of the domain are in net"),
-    ("UdpSocket", &["net/"], "the sockets of the domain are in net"),
+    ("socket2", &["net/", "cli/status.rs", "host/network/"], "the sockets of the domain are in net, those that guests see in host/network"),
+    ("UdpSocket", &["net/", "host/network/"], "the sockets of the domain are in net, those that guests see in host/network"),
 ];
 
 /// Identifiers that a layer does without, and why.

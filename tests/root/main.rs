@@ -16,9 +16,11 @@
     missing_docs
 )]
 
+mod addresses;
 mod domain;
 mod faults;
 mod lab;
 mod lab_itself;
 mod life;
 mod migration;
+mod snapshots;

@@ -1,13 +1,14 @@
 //! What can be said on the command line.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::size::parse_size;
-use crate::config::CoreConfig;
+use crate::config::{AddressPool, CoreConfig, SharedStorage};
+use crate::images::Faults;
 
 /// A minimal Core: finds a Cell of the domain, takes it into a pool and gives it orders.
 ///
@@ -31,6 +32,7 @@ pub(crate) struct Cli {
 
 /// Who this Core is and how it talks.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Options {
     /// Address to listen on; its interface joins the multicast group
     #[arg(long, global = true, value_name = "IP", env = "CORELET_LISTEN")]
@@ -51,11 +53,20 @@ pub(crate) struct Options {
     #[arg(long, global = true)]
     pub(crate) no_discovery: bool,
     /// Name of this Core [default: Core_ and its address in hex digits]
-    #[arg(long, global = true)]
-    pub(crate) name: Option<String>,
+    #[arg(long = "name", global = true, value_name = "NAME")]
+    pub(crate) core_name: Option<String>, // `name` is the guest's of `create`
     /// Name of the pool that Cells are taken into
     #[arg(long, global = true, default_value = "default")]
     pub(crate) pool: String,
+    /// The pool's shared storage: an NFS export that its Cells keep disks on
+    #[arg(long, global = true, value_name = "HOST:PATH", value_parser = parse_export)]
+    pub(crate) nfs: Option<SharedStorage>,
+    /// The pool's addresses for guests: gateway and DNS servers
+    #[arg(long, global = true, value_name = "GATEWAY[,DNS…]", value_delimiter = ',')]
+    pub(crate) network: Vec<Ipv4Addr>,
+    /// How guests get these addresses
+    #[arg(long, global = true, default_value = "dhcp", value_name = "MODE")]
+    pub(crate) network_mode: NetworkMode,
     /// Work with the Cell of this name [default: the first that joins, or the one that has the guest]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) cell: Option<String>,
@@ -85,15 +96,36 @@ impl Options {
         config.group_port = self.group_port;
         config.discovery = !self.no_discovery;
         config.pool.name.clone_from(&self.pool);
+        config.pool.storage.clone_from(&self.nfs);
+        config.pool.network = self.address_pool();
         config.timeout = self.timeout;
         if let Some(port) = self.port {
             config.ports = port..=port;
         }
-        if let Some(name) = &self.name {
+        if let Some(name) = &self.core_name {
             config.name.clone_from(name);
         }
         Some(config)
     }
+
+    fn address_pool(&self) -> Option<AddressPool> {
+        let (gateway, dns) = self.network.split_first()?;
+        let mode = match self.network_mode {
+            NetworkMode::Dhcp => "dhcp",
+            NetworkMode::Cloudinit => "cloudinit",
+        };
+        let dns = dns.iter().map(Ipv4Addr::to_string).collect();
+        Some(AddressPool { name: self.pool.clone(), gateway: gateway.to_string(), dns, mode: mode.into() })
+    }
+}
+
+/// How guests get their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkMode {
+    /// From the Cell's DHCP server
+    Dhcp,
+    /// Written into their configuration by cloud-init
+    Cloudinit,
 }
 
 /// What to do.
@@ -153,6 +185,31 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Fill a stopped guest's system disk anew from a disk image; its data disks stay
+    ResetSystem {
+        /// Name or id
+        guest: String,
+        /// The disk image
+        #[arg(long, value_name = "ID")]
+        image: String,
+        #[command(flatten)]
+        server: ImageServerArgs,
+        /// How long to wait until the disk is ready, in seconds
+        #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = parse_seconds)]
+        within: Duration,
+    },
+    /// Make a disk image from a stopped guest's system disk
+    Export {
+        /// Name or id
+        guest: String,
+        /// Id of the new image
+        #[arg(long, value_name = "ID")]
+        image: String,
+        #[command(flatten)]
+        server: ImageServerArgs,
+    },
+    /// Serve the files of a directory as disk and media images until interrupted
+    ImageServer(ServeArgs),
     /// Wait until a guest is in a state
     Wait {
         /// Name or id
@@ -188,6 +245,9 @@ pub(crate) enum Command {
         /// Do not send requests of this name; repeat it
         #[arg(long, value_name = "NAME")]
         skip: Vec<String>,
+        /// Requests that the Cell says it does not support are no failure
+        #[arg(long)]
+        allow_unsupported: bool,
     },
     /// Take commands line by line, from a terminal or a pipe, while the Core stays up
     Shell {
@@ -270,14 +330,17 @@ pub(crate) struct CreateArgs {
     #[arg(long, default_value = "medium")]
     pub(crate) priority: Priority,
     /// Six limits: read B/s, write B/s, read IOPS, write IOPS, receive B/s, send B/s; 0 = unlimited
-    #[arg(long, value_delimiter = ',', num_args = 6, value_name = "N,N,N,N,N,N", value_parser = parse_size)]
-    pub(crate) limits: Vec<u64>,
+    #[arg(long, default_value = "0,0,0,0,0,0", hide_default_value = true, value_name = "N,N,N,N,N,N", value_parser = parse_numbers::<6>)]
+    pub(crate) limits: [u64; 6],
     /// Hardware: system,disk,network,display,control,usb,tablet in the numbers of the wire
-    #[arg(long, value_delimiter = ',', num_args = 7, value_name = "N,N,N,N,N,N,N")]
-    pub(crate) template: Vec<u64>,
+    #[arg(long, value_name = "N,N,N,N,N,N,N", value_parser = parse_numbers::<7>)]
+    pub(crate) template: Option<[u64; 7]>,
     /// Module for the guest: qemu (guest agent), cloud-init; repeat it
     #[arg(long = "module", value_name = "NAME")]
     pub(crate) modules: Vec<String>,
+    /// Address inside, such as 10.0.0.50/24
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "IP/BITS")]
+    pub(crate) address: String,
     /// Administrator's account in the guest
     #[arg(long, default_value = "root")]
     pub(crate) admin: String,
@@ -285,23 +348,52 @@ pub(crate) struct CreateArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) password: String,
     /// Fill the system disk from this disk image
-    #[arg(long, value_name = "ID", requires_all = ["image_host", "image_port", "image_size"])]
+    #[arg(long, value_name = "ID")]
     pub(crate) image: Option<String>,
-    /// Address of the image server
-    #[arg(long, value_name = "IP")]
-    pub(crate) image_host: Option<String>,
-    /// HTTPS port of the image server
-    #[arg(long, value_name = "PORT")]
-    pub(crate) image_port: Option<u16>,
-    /// Size of the image in bytes
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) image_size: Option<u64>,
+    #[command(flatten)]
+    pub(crate) server: ImageServerArgs,
     /// Return on the Cell's answer, without waiting until the guest is ready
     #[arg(long)]
     pub(crate) no_wait: bool,
     /// How long to wait until the guest is ready, in seconds
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) within: Duration,
+}
+
+/// Where a disk image is: in a directory that this command serves itself, or on an image server.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageServerArgs {
+    /// Directory with the image; it is served over HTTPS for as long as the command runs
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["image_host", "image_port", "image_size"])]
+    pub(crate) image_dir: Option<PathBuf>,
+    /// Address of the image server
+    #[arg(long, value_name = "IP", requires = "image_port")]
+    pub(crate) image_host: Option<String>,
+    /// HTTPS port of the image server
+    #[arg(long, value_name = "PORT", requires = "image_host")]
+    pub(crate) image_port: Option<u16>,
+    /// Size of the image on the image server in bytes
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) image_size: Option<u64>,
+}
+
+/// An image server of one's own.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Directory with the images; a file's name is its image's id
+    pub(crate) directory: PathBuf,
+    /// Address and port to listen on
+    #[arg(long, default_value = "127.0.0.1:5801", value_name = "IP:PORT")]
+    pub(crate) address: SocketAddr,
+    /// Plain HTTP, which Cells do not speak
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// What goes wrong, with commas between: refuse, html, not-found, wrong-type, no-signature, halved, silent, corrupt, break, stall, longer, no-range
+    #[arg(long, value_name = "FAULTS")]
+    pub(crate) fault: Option<Faults>,
+    /// Write the certificate to this file, for the Cell's image_ca
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
 }
 
 /// A media image to start from.
@@ -381,6 +473,23 @@ pub(crate) enum ShellCommand {
     /// Leave the shell
     #[command(visible_alias = "quit")]
     Exit,
+}
+
+/// An NFS export; the storage pool is called after the server, as good a name as any.
+fn parse_export(text: &str) -> Result<SharedStorage, String> {
+    match text.split_once(':') {
+        Some((host, path)) if !host.is_empty() && path.starts_with('/') => {
+            Ok(SharedStorage { name: format!("nfs-{host}"), host: host.into(), target: path.into() })
+        }
+        _ => Err("not of the form HOST:/PATH".into()),
+    }
+}
+
+/// So many sizes, separated by commas.
+fn parse_numbers<const N: usize>(text: &str) -> Result<[u64; N], String> {
+    let numbers = text.split(',').map(parse_size).collect::<Result<Vec<u64>, String>>()?;
+    let found = numbers.len();
+    numbers.try_into().map_err(|_| format!("{found} numbers where {N} belong"))
 }
 
 /// Seconds, fractions allowed.

@@ -92,10 +92,15 @@ impl Session {
             Command::Get { guest } => self.get(&guest).await,
             Command::Stop { guest, how, no_wait, within } => self.stop(&guest, how, no_wait, within).await,
             Command::Delete { guest, force } => self.delete(&guest, force).await,
+            Command::ResetSystem { guest, image, server, within } => self.reset_system(&guest, &image, &server, within).await,
+            Command::Export { guest, image, server } => self.export(&guest, &image, &server).await,
+            Command::ImageServer(_) => {
+                Err(CliError::Usage("the image server runs as a command of its own: corelet image-server DIR".into()))
+            }
             Command::Wait { guest, state, within } => self.wait(&guest, state, within).await,
             Command::Storage { path } => self.storage(path.as_deref()).await,
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
-            Command::Replay { capture, skip } => self.replay(&capture, &skip).await,
+            Command::Replay { capture, skip, allow_unsupported } => self.replay(&capture, &skip, allow_unsupported).await,
             Command::Bench(arguments) => self.bench(&arguments).await,
             Command::PpmToPng { input, output } => Ok(ppm::convert(&input, &output)?),
             Command::Shell { .. } => Err(CliError::Usage("this is the shell already".into())),
@@ -142,7 +147,11 @@ impl Session {
     }
 
     async fn create(&self, arguments: &CreateArgs) -> Result<(), CliError> {
-        let request = create_request(arguments, &self.options.pool)?;
+        let (_server, image) = match &arguments.image {
+            Some(id) => self.image_source(id, &arguments.server, false).await.map(|(server, source)| (server, Some(source)))?,
+            None => (None, None),
+        };
+        let request = create_request(arguments, &self.options.pool, image);
         let cell = self.wait_cell().await?.name;
         let what = format!("creating {}", request.name);
         let mut progress = self.output.progress(&what);
@@ -308,7 +317,7 @@ impl Session {
         }
     }
 
-    fn done(&self, command: &str, found: &Found, word: &str) -> Result<(), CliError> {
+    pub(super) fn done(&self, command: &str, found: &Found, word: &str) -> Result<(), CliError> {
         let Found { cell, guest, name } = found;
         Ok(self.output.result(command, &format!("{name} {word}"), json!({ "cell": cell, "id": guest, "name": name }))?)
     }
@@ -324,7 +333,7 @@ impl Session {
     }
 }
 
-fn late(error: WaitError, what: &str) -> CliError {
+pub(super) fn late(error: WaitError, what: &str) -> CliError {
     match error {
         WaitError::Timeout(timeout) => CliError::Late { what: what.into(), seconds: timeout.as_secs_f64() },
         other => CliError::Wait(other),
@@ -336,26 +345,14 @@ fn media_of(arguments: &MediaArgs) -> Option<Media> {
     Some(Media { id: media?, host: media_host?, port: media_port? })
 }
 
-fn create_request(arguments: &CreateArgs, pool: &str) -> Result<CreateGuest, CliError> {
+fn create_request(arguments: &CreateArgs, pool: &str, image: Option<ImageSource>) -> CreateGuest {
     let name = match arguments.name.contains('.') {
         true => arguments.name.clone(),
         false => format!("manager.{}", arguments.name),
     };
-    let image = match (&arguments.image, &arguments.image_host, arguments.image_port, arguments.image_size) {
-        (Some(id), Some(host), Some(port), Some(size)) => Some(ImageSource { id: id.clone(), host: host.clone(), port, size }),
-        _ => None,
-    };
-    let template = match *arguments.template.as_slice() {
-        [] => TemplateNumbers::default(),
-        [system, disk, network, display, control, usb, tablet] => TemplateNumbers { system, disk, network, display, control, usb, tablet },
-        _ => return Err(CliError::Usage("--template takes seven numbers".into())),
-    };
-    let limits = match arguments.limits.as_slice() {
-        [] => [0; 6],
-        limits => limits.try_into().map_err(|_| CliError::Usage("--limits takes six numbers".into()))?,
-    };
+    let template = arguments.template.map_or_else(TemplateNumbers::default, TemplateNumbers::from_array);
     let blank = CreateGuest::blank(&name, 0);
-    Ok(CreateGuest {
+    CreateGuest {
         id: arguments.id.unwrap_or_else(GuestId::random),
         owner: arguments.owner.clone(),
         pool: pool.into(),
@@ -364,12 +361,13 @@ fn create_request(arguments: &CreateArgs, pool: &str) -> Result<CreateGuest, Cli
         disks: arguments.disks.clone(),
         auto_start: arguments.auto_start,
         priority: arguments.priority.number(),
-        limits,
+        limits: arguments.limits,
         template,
         modules: arguments.modules.clone(),
         admin: arguments.admin.clone(),
         secret: arguments.password.clone(),
+        addresses: [arguments.address.clone(), String::new()],
         image,
         ..blank
-    })
+    }
 }

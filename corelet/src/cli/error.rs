@@ -8,6 +8,7 @@ use super::raw::RawError;
 use crate::bench::BenchError;
 use crate::core::CreateError;
 use crate::error::{RequestError, StartError, WaitError};
+use crate::images::ImageServerError;
 use crate::replay::CaptureError;
 
 /// Why a command failed.
@@ -17,6 +18,8 @@ pub(crate) enum CliError {
     NoListenAddress,
     #[error("cannot start")]
     Start(#[from] StartError),
+    #[error(transparent)]
+    ImageServer(#[from] ImageServerError),
     #[error(transparent)]
     Wait(#[from] WaitError),
     #[error(transparent)]

@@ -8,6 +8,7 @@ mod bench;
 mod commands;
 mod error;
 mod guests;
+mod images;
 mod output;
 mod ppm;
 mod raw;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(cli.options.verbose);
     let outcome = match &cli.command {
         Command::PpmToPng { input, output: target } => ppm::convert(input, target).map_err(CliError::from),
+        Command::ImageServer(arguments) => images::serve(arguments, output),
         _ => runtime().map_err(CliError::Io).and_then(|runtime| runtime.block_on(with_core(cli, output))),
     };
     match outcome {

@@ -10,7 +10,7 @@ use super::error::CliError;
 use crate::replay::{self, Outcome, Replayed};
 
 impl Session {
-    pub(crate) async fn replay(&self, path: &Path, skip: &[String]) -> Result<(), CliError> {
+    pub(crate) async fn replay(&self, path: &Path, skip: &[String], allow_unsupported: bool) -> Result<(), CliError> {
         let text = std::fs::read_to_string(path).map_err(|source| CliError::File { verb: "read", path: path.into(), source })?;
         let steps = replay::parse(&text)?;
         let named =
@@ -25,20 +25,23 @@ impl Session {
         let results = replay::run(&self.core, &cell, &steps, &skip, &self.tidy.begin(), &mut tell).await;
         self.tidy.end();
         failed_output.map_or(Ok(()), |error| Err(CliError::Io(error)))?;
-        self.summary(&cell, &results)
+        self.summary(&cell, &results, allow_unsupported)
     }
 
-    fn summary(&self, cell: &str, results: &[Replayed]) -> Result<(), CliError> {
+    fn summary(&self, cell: &str, results: &[Replayed], allow_unsupported: bool) -> Result<(), CliError> {
         let count = |fits: fn(&Outcome) -> bool| results.iter().filter(|result| fits(&result.outcome)).count();
         let equal = count(|outcome| matches!(outcome, Outcome::Equal));
         let deliberate = count(|outcome| matches!(outcome, Outcome::Deliberate { .. }));
         let different = count(|outcome| matches!(outcome, Outcome::Different { .. }));
         let skipped = count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
-        let text = format!("{equal} equal, {deliberate} different on purpose, {different} different, {skipped} skipped");
-        if different > 0 {
+        let unsupported = count(|outcome| matches!(outcome, Outcome::Unsupported { .. }));
+        let text = format!(
+            "{equal} equal, {deliberate} different on purpose, {different} different, {unsupported} not supported, {skipped} skipped"
+        );
+        if different > 0 || (unsupported > 0 && !allow_unsupported) {
             return Err(CliError::Failed(format!("{cell} answers otherwise than the capture: {text}")));
         }
-        let fields = json!({ "cell": cell, "equal": equal, "deliberate": deliberate, "different": different, "skipped": skipped });
+        let fields = json!({ "cell": cell, "equal": equal, "deliberate": deliberate, "different": different, "unsupported": unsupported, "skipped": skipped });
         Ok(self.output.result("replay", &text, fields)?)
     }
 }
@@ -48,7 +51,8 @@ fn line(result: &Replayed) -> String {
         Outcome::Equal => ("equal", Vec::new()),
         Outcome::Deliberate { reasons } => ("on purpose", reasons.clone()),
         Outcome::Different { differences } => ("DIFFERENT", differences.clone()),
+        Outcome::Unsupported { reason } => ("UNSUPPORTED", vec![reason.clone()]),
         Outcome::Skipped { reason } => ("skipped", vec![reason.clone()]),
     };
-    format!("{:>9.3}  {word:<10}  {}  {}", result.t, result.request, details.join("; ")).trim_end().to_owned()
+    format!("{:>9.3}  {word:<11}  {}  {}", result.t, result.request, details.join("; ")).trim_end().to_owned()
 }

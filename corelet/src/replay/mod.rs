@@ -29,6 +29,8 @@ use mapping::Mapping;
 
 /// How long an event may take that followed in the capture.
 const EVENT_PATIENCE: Duration = Duration::from_secs(70);
+/// How a Cell of ours says that it has no handler for a request.
+const UNSUPPORTED: &str = "is not supported by this cell";
 
 /// What came of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +47,11 @@ pub enum Outcome {
     Different {
         /// In which ways.
         differences: Vec<String>,
+    },
+    /// The Cell says that it does not know this request yet.
+    Unsupported {
+        /// In its own words.
+        reason: String,
     },
     /// Not sent.
     Skipped {
@@ -110,6 +117,7 @@ async fn repeat(core: &Core, cell: &str, step: &Step, request: Message, mapping:
     };
     let sent = request.id;
     let mut comparison = match core.exchange(cell, request).await {
+        Ok(answer) if !answer.success && answer.error.contains(UNSUPPORTED) => return Outcome::Unsupported { reason: answer.error },
         Ok(answer) => compare::answers(sent, expected, &answer),
         Err(error) => compare::Comparison::failed(error.to_string()),
     };

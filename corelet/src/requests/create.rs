@@ -97,6 +97,11 @@ impl Default for TemplateNumbers {
 }
 
 impl TemplateNumbers {
+    /// From the order of the wire.
+    pub fn from_array([system, disk, network, display, control, usb, tablet]: [u64; 7]) -> Self {
+        Self { system, disk, network, display, control, usb, tablet }
+    }
+
     /// In the order of the wire.
     pub fn to_array(self) -> [u64; 7] {
         [self.system, self.disk, self.network, self.display, self.control, self.usb, self.tablet]

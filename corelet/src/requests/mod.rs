@@ -131,6 +131,15 @@ pub fn reset_system(guest: GuestId, image: &ImageSource) -> Message {
         .uint(Key::Size, image.size)
 }
 
+/// Asks for an image of a guest's system disk; the image's size is not known yet.
+pub fn create_disk_image(guest: GuestId, image: &ImageSource) -> Message {
+    Message::new(MessageId::CREATE_DISK_IMAGE_REQUEST)
+        .string(Key::Guest, guest.to_string())
+        .string(Key::Image, &image.id)
+        .string(Key::Host, &image.host)
+        .uint(Key::Port, image.port.into())
+}
+
 fn of_instance(id: MessageId, guest: GuestId) -> Message {
     Message::new(id).string(Key::Instance, guest.to_string())
 }

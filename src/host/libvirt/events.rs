@@ -1,4 +1,5 @@
-//! The calls of libvirt that the `virt` crate does not wrap: lifecycle events, the end of a connection, and the statistics of one domain.
+//! The calls of libvirt that the `virt` crate does not wrap: lifecycle events, the end of a connection, the statistics of one domain, and the
+//! limits of a running domain's disks.
 //! The event loop that delivers the first two runs in one thread of its own.
 //!
 //! Contract: this is the only file of the project with `unsafe`. Callbacks run on the event thread; they only put a small value into a
@@ -52,8 +53,10 @@ pub(super) enum Lifecycle {
 }
 
 impl Lifecycle {
-    fn from_raw(event: c_int) -> Option<Self> {
+    fn from_raw(event: c_int, detail: c_int) -> Option<Self> {
         match u32::try_from(event).ok()? {
+            // A renamed domain is told as undefined and defined, but it was there all the time.
+            sys::VIR_DOMAIN_EVENT_UNDEFINED if u32::try_from(detail) == Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED) => None,
             sys::VIR_DOMAIN_EVENT_DEFINED => Some(Self::Defined),
             sys::VIR_DOMAIN_EVENT_UNDEFINED => Some(Self::Undefined),
             sys::VIR_DOMAIN_EVENT_STARTED | sys::VIR_DOMAIN_EVENT_SUSPENDED | sys::VIR_DOMAIN_EVENT_RESUMED => Some(Self::Running),
@@ -195,14 +198,14 @@ unsafe extern "C" fn on_lifecycle(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     event: c_int,
-    _detail: c_int,
+    detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
     let mut bytes = [0; 16];
     let sink = &*opaque.cast_const().cast::<Sink>();
     // Reads the UUID out of the object: no call to libvirtd.
     if sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) == 0 {
-        if let Some(what) = Lifecycle::from_raw(event) {
+        if let Some(what) = Lifecycle::from_raw(event, detail) {
             sink.put(Notice::Lifecycle(GuestId::from_bytes(bytes), what));
         }
     }
@@ -260,4 +263,28 @@ unsafe fn read(parameter: &sys::virTypedParameter) -> Option<(String, Statistic)
         _ => return None,
     };
     Some((text(parameter.field.as_ptr()), value))
+}
+
+/// Sets limits of a disk of a running domain; the names are libvirt's ("read_bytes_sec"), 0 lifts a limit.
+pub(super) fn limit_disk(domain: &Domain, target: &str, limits: &[(&str, u64)]) -> Result<(), VirtError> {
+    let mut params: Vec<sys::virTypedParameter> = limits.iter().map(|(name, value)| number(name, *value)).collect();
+    // Names of disks come out of libvirt's own XML, which has no NUL.
+    let target = std::ffi::CString::new(target).unwrap_or_default();
+    let (count, flags) = (c_int::try_from(params.len()).unwrap_or(c_int::MAX), sys::VIR_DOMAIN_AFFECT_LIVE);
+    // SAFETY: `domain`, `target` and the `count` parameters live for the call, which only reads them.
+    let result = unsafe { sys::virDomainSetBlockIoTune(domain.as_ptr(), target.as_ptr(), params.as_mut_ptr(), count, flags) };
+    if result < 0 {
+        return Err(VirtError::last_error());
+    }
+    Ok(())
+}
+
+fn number(name: &str, value: u64) -> sys::virTypedParameter {
+    let mut field = [0; 80];
+    // One place less than there are: the last one stays NUL.
+    for (place, byte) in field.iter_mut().take(79).zip(name.bytes()) {
+        *place = std::ffi::c_char::from_ne_bytes([byte]);
+    }
+    let type_ = c_int::try_from(sys::VIR_TYPED_PARAM_ULLONG).unwrap_or_default();
+    sys::virTypedParameter { field, type_, value: sys::_virTypedParameterValue { ul: value } }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -13,14 +14,14 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use crate::host::storage::selinux;
-use crate::host::{Change, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
-use crate::model::{GuestConfig, GuestId, PowerState, SecurityPolicy};
+use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
+use crate::model::{GuestConfig, GuestId, PowerState};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{domain, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -109,6 +110,17 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        let (shared, edit) = (self.shared.clone(), edit.clone());
+        let what = format!("change the {} of guest {id}", edit::subject(&edit));
+        let work = move |connection: &Connection| {
+            let what = format!("cannot change the {} of guest {id}", edit::subject(&edit));
+            let domain = find(connection, id, &what)?;
+            edit::change(connection, &shared, &domain, &edit, &what)
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
     async fn sample(&self, id: GuestId) -> Result<DomainSample> {
         let what = format!("read the figures of guest {id}");
         let work = move |connection: &Connection| {
@@ -119,20 +131,42 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Sample(id), Effect::Reads, what, work).await
     }
 
-    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
-        let rules = filter::build(id, policy)?;
+    async fn update_filter(&self, guest: &GuestConfig) -> Result<Change> {
+        let (id, guest) = (guest.id, Arc::new(guest.clone()));
         let what = format!("change the security rules of guest {id}");
+        self.lanes.run(Lane::Definition(id), Effect::Changes, what, move |connection| update_filter(connection, &guest)).await
+    }
+
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
+        let command = command.to_owned();
+        // libvirt counts whole seconds, at least one.
+        let seconds = i32::try_from(deadline.as_secs().max(1)).unwrap_or(i32::MAX);
         let work = move |connection: &Connection| {
-            let what = format!("cannot change the security rules of guest {id}");
-            if let Some(present) = filter_xml(connection, id).map_err(|error| failed(&what, &error))? {
-                if filter::same(&present, &rules)? {
-                    return Ok(Change::Unchanged);
-                }
-            }
-            NWFilter::define_xml(connection, &rules).map_err(|error| failed(&what, &error))?;
-            Ok(Change::Changed)
+            let what = format!("cannot ask the agent of guest {id}");
+            let domain = find_running(connection, id, &what)?;
+            domain.qemu_agent_command(&command, seconds, 0).map_err(|error| agent_failed(&what, &error))
         };
-        self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await
+        self.lanes.run(Lane::Sample(id), Effect::Reads, format!("ask the agent of guest {id}"), work).await
+    }
+
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        let (path, what) = (path.to_owned(), format!("resize a disk of guest {id}"));
+        let work = move |connection: &Connection| block::resize(connection, id, &path, capacity);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        let (volumes, what) = (volumes.to_vec(), format!("change the volumes of guest {id}"));
+        let work = move |connection: &Connection| block::change_volumes(connection, id, &volumes);
+        let pools = self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await?;
+        pools.iter().for_each(|pool| self.refresher.mark(pool));
+        Ok(if pools.is_empty() { Change::Unchanged } else { Change::Changed })
+    }
+
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        let (images, what) = (images.to_vec(), format!("take a snapshot of guest {id}"));
+        let work = move |connection: &Connection| block::switch(connection, id, &images);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
@@ -152,6 +186,17 @@ impl Libvirt {
     }
 }
 
+/// An agent that is not there is no trouble of libvirt's.
+fn agent_failed(what: &str, error: &VirtError) -> HostError {
+    let mut failed = failed(what, error);
+    match error.code() {
+        ErrorNumber::AgentUnresponsive => failed.kind = ErrorKind::Unsupported,
+        ErrorNumber::AgentCommandTimeout => failed.kind = ErrorKind::Unknown,
+        _ => {}
+    }
+    failed
+}
+
 fn lookup(connection: &Connection, id: GuestId) -> std::result::Result<Option<Domain>, VirtError> {
     absent(Domain::lookup_by_uuid_string(connection, &id.to_string()))
 }
@@ -165,13 +210,13 @@ fn absent<T>(found: std::result::Result<T, VirtError>) -> std::result::Result<Op
     }
 }
 
-fn find(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
+pub(super) fn find(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
     lookup(connection, id)
         .map_err(|error| failed(what, &error))?
         .ok_or_else(|| HostError::new(ErrorKind::NotFound, format!("{what}: libvirt has no domain with this id")))
 }
 
-fn find_running(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
+pub(super) fn find_running(connection: &Connection, id: GuestId, what: &str) -> Result<Domain> {
     let domain = find(connection, id, what)?;
     if watcher::power(&domain) != PowerState::Running {
         return Err(HostError::new(ErrorKind::Busy, format!("{what}: it is not running")));
@@ -191,6 +236,32 @@ fn filter_xml(connection: &Connection, id: GuestId) -> std::result::Result<Optio
     found.map(|filter| filter.get_xml_desc(0)).transpose()
 }
 
+/// The filter that the guest is to have on this host.
+fn filter_of(guest: &GuestConfig) -> Result<String> {
+    let tracking = filter::kernel::tracking();
+    if tracking == filter::Tracking::None && filter::guards(guest.security.as_ref()) {
+        tracing::warn!(
+            guest = %guest.id,
+            "this kernel does not show bridged packets to iptables, so the security rules of the guest stop the answers to its own connections \
+             too; to change that, set net.bridge.bridge-nf-call-iptables and net.bridge.bridge-nf-call-ip6tables to 1 and start the guest anew"
+        );
+    }
+    filter::build(guest, tracking)
+}
+
+/// libvirt puts a new definition in force for a running guest at once, or keeps the former one.
+fn update_filter(connection: &Connection, guest: &GuestConfig) -> Result<Change> {
+    let what = format!("cannot change the security rules of guest {}", guest.id);
+    let rules = filter_of(guest)?;
+    if let Some(present) = filter_xml(connection, guest.id).map_err(|error| failed(&what, &error))? {
+        if filter::same(&present, &rules)? {
+            return Ok(Change::Unchanged);
+        }
+    }
+    NWFilter::define_xml(connection, &rules).map_err(|error| failed(&what, &error))?;
+    Ok(Change::Changed)
+}
+
 /// Filter first, because a domain that starts needs it; when the domain is refused, the filter is put back as it was.
 fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &str) -> Result<()> {
     // Made here already: libvirt refuses to start a domain without it, also when others start it or the host does.
@@ -199,7 +270,7 @@ fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &
     }
     let log = shared.console_log(guest.id);
     let document = domain::build(guest, &shared.machine(connection)?, log.as_deref())?;
-    let rules = filter::build(guest.id, guest.security.as_ref())?;
+    let rules = filter_of(guest)?;
     let before = filter_xml(connection, guest.id).map_err(|error| failed(what, &error))?;
     let filter = NWFilter::define_xml(connection, &rules).map_err(|error| failed(format!("{what}: its filter"), &error))?;
     let Err(error) = Domain::define_xml(connection, &document) else { return Ok(()) };

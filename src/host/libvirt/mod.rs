@@ -8,9 +8,11 @@
 //! - state is told by libvirt's events (`events`), with a full list after every (re)connect; nothing is polled;
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
+mod block;
 mod capability;
 mod connection;
 mod domain;
+mod edit;
 mod error;
 mod events;
 mod filter;

@@ -1,7 +1,10 @@
 //! [`Storage`] on libvirt: pools and volumes.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
+use crate::host::storage::files;
 use crate::host::{Change, DiskSpace, NfsSource, Result, Storage, VolumeInfo};
 use crate::model::Pool;
 
@@ -66,6 +69,14 @@ impl Storage for Libvirt {
         let what = format!("delete the volume {name}");
         let work = move |connection: &super::Connection| volume::delete(&pool::find(connection, &pool)?, &pool, &name);
         self.lanes.run_in_pool(pool_name, Effect::Changes, what, work).await
+    }
+
+    async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change> {
+        files::write(path, content).await
+    }
+
+    async fn remove_file(&self, path: &str) -> Result<Change> {
+        files::remove(path).await
     }
 
     async fn space(&self, paths: &[String]) -> DiskSpace {

@@ -3,11 +3,16 @@
 //! Contract: read anew on each call, because addresses change (contract §14 D26). Asks the kernel for the interfaces of our network
 //! namespace; sysfs is only looked at to tell a bridge from another interface, and only where it shows this namespace.
 
+pub mod dhcp;
+
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
+use procfs::net::{ARPFlags, ArpEntries};
+use procfs::FromRead;
 
-use super::{Bridge, ErrorKind, HostError, Network, Result};
+use super::{Bridge, ErrorKind, HostError, Neighbour, Network, Result};
 
 /// Reads one bridge by name.
 #[derive(Clone, Debug)]
@@ -49,7 +54,30 @@ impl Network for HostNetwork {
         }
         Ok(Bridge { name: name.clone(), index, mac, address })
     }
+
+    fn neighbours(&self) -> Result<Vec<Neighbour>> {
+        let ArpEntries(entries) = ArpEntries::from_file(NEIGHBOURS).map_err(|error| {
+            HostError::with_source(ErrorKind::Failed, format!("cannot read the neighbours on {} from {NEIGHBOURS}", self.bridge), error)
+        })?;
+        let known = entries.into_iter().filter(|entry| entry.device == self.bridge && entry.flags.contains(ARPFlags::COM));
+        Ok(known.filter_map(|entry| Some(Neighbour { address: entry.ip_address, mac: entry.hw_address? })).collect())
+    }
+
+    fn solicit(&self, address: Ipv4Addr) -> Result<()> {
+        let asked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            socket.send_to(&[], (address, DISCARD))
+        });
+        asked
+            .map(drop)
+            .map_err(|error| HostError::with_source(ErrorKind::Failed, format!("cannot look for {address} on {}", self.bridge), error))
+    }
 }
+
+/// The neighbour table of the calling thread's network namespace.
+const NEIGHBOURS: &str = "/proc/thread-self/net/arp";
+/// The port whose datagrams are thrown away (RFC 863).
+const DISCARD: u16 = 9;
 
 fn missing(name: &str) -> HostError {
     HostError::new(

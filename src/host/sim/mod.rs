@@ -6,6 +6,8 @@
 //! full disk, a lost connection, a guest started or stopped behind the node's back. Time is tokio's, so a test with paused time is
 //! instant. [`SimHost::state`] is all there is of the host, comparable: a transaction that was rolled back leaves it as it was.
 
+mod disks;
+mod edits;
 mod faults;
 mod images;
 mod share;
@@ -22,9 +24,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinSet;
 
-use super::{Bridge, Host, HostEvent};
-use crate::model::{GuestId, PowerState};
+use super::{Bridge, Host, HostEvent, Neighbour};
+use crate::model::{GuestId, PowerState, SecurityPolicy};
 
+pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
 pub use images::{SimImage, SimPart};
 pub use share::{ShareState, SimShare};
@@ -74,7 +77,14 @@ impl SimHost {
     /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), network: this.clone(), images: this.clone(), shared: this }
+        Host {
+            hypervisor: this.clone(),
+            storage: this.clone(),
+            disks: this.clone(),
+            network: this.clone(),
+            images: this.clone(),
+            shared: this,
+        }
     }
 
     /// All there is of it now.
@@ -147,6 +157,13 @@ impl SimHost {
         self.inner.world.lock().set_power(id, power);
     }
 
+    /// Somebody else changes a guest's filter; nothing happens when there is no such domain.
+    pub fn set_filter_behind(&self, id: GuestId, policy: Option<SecurityPolicy>) {
+        if let Some(domain) = self.inner.world.lock().state.domains.get_mut(&id) {
+            domain.filter = policy;
+        }
+    }
+
     /// Somebody else removes a domain, running or not.
     pub fn undefine_behind(&self, id: GuestId) {
         self.inner.world.lock().forget(id);
@@ -160,6 +177,27 @@ impl SimHost {
     /// Paths under this one can't be read.
     pub fn set_unreadable(&self, path: &str) {
         self.inner.world.lock().unreadable.push(path.into());
+    }
+
+    /// The guest's agent answers to the command of this name with this JSON, while it runs.
+    pub fn set_agent_answer(&self, id: GuestId, command: &str, answer: &str) {
+        self.inner.world.lock().agents.entry(id).or_default().insert(command.into(), answer.into());
+    }
+
+    /// The neighbours that the kernel knows of.
+    pub fn set_neighbours(&self, neighbours: Vec<Neighbour>) {
+        self.inner.world.lock().neighbours = neighbours;
+    }
+
+    /// Neighbours that the kernel gets to know once it asks for them.
+    pub fn set_quiet_neighbours(&self, neighbours: Vec<Neighbour>) {
+        self.inner.world.lock().quiet_neighbours = neighbours;
+    }
+
+    /// The commands that reached the guest's agent, oldest first.
+    pub fn agent_commands(&self, id: GuestId) -> Vec<String> {
+        let world = self.inner.world.lock();
+        world.agent_commands.iter().filter(|(guest, _)| *guest == id).map(|(_, command)| command.clone()).collect()
     }
 
     /// An image server has this image from now on.

@@ -1,20 +1,21 @@
 //! The host traits on the simulated world: each call goes through the fault plan first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Bridge, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Network, NfsSource, Result,
-    Storage, VolumeInfo,
+    Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour,
+    Network, NfsSource, Result, Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::share::SimShare;
 use super::world::World;
 use super::SimHost;
-use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
+use crate::model::{GuestConfig, GuestId, Pool, PowerState};
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
@@ -136,12 +137,38 @@ impl Hypervisor for SimHost {
         self.run(Operation::SetAutostart, Some(id), |world| world.set_autostart(id, enable)).await
     }
 
+    async fn reconfigure(&self, id: GuestId, edit: &DomainEdit) -> Result<Applied> {
+        self.run(Operation::Reconfigure, Some(id), |world| world.reconfigure(id, edit)).await
+    }
+
     async fn sample(&self, id: GuestId) -> Result<DomainSample> {
         self.run(Operation::Sample, Some(id), |world| world.sample(id)).await
     }
 
-    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
-        self.run(Operation::UpdateFilter, Some(id), |world| world.update_filter(id, policy)).await
+    async fn update_filter(&self, guest: &GuestConfig) -> Result<Change> {
+        self.run(Operation::UpdateFilter, Some(guest.id), |world| world.update_filter(guest.id, guest.security.as_ref())).await
+    }
+
+    async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
+        let answered = self.run(Operation::Agent, Some(id), |world| {
+            world.agent_commands.push((id, command.to_owned()));
+            world.agent(id, command)
+        });
+        timeout(deadline, answered)
+            .await
+            .unwrap_or_else(|_| Err(HostError::new(ErrorKind::Unknown, format!("the agent of guest {id} has not answered"))))
+    }
+
+    async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        self.run(Operation::ResizeDisk, Some(id), |world| world.resize_disk(id, path, capacity)).await
+    }
+
+    async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        self.run(Operation::ChangeVolumes, Some(id), |world| world.change_volumes(id, volumes)).await
+    }
+
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
@@ -193,6 +220,14 @@ impl Storage for SimHost {
         self.run(Operation::DeleteVolume, None, |world| world.delete_volume(pool, name)).await
     }
 
+    async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change> {
+        self.run(Operation::WriteFile, None, |world| Ok(world.write_file(path, &content))).await
+    }
+
+    async fn remove_file(&self, path: &str) -> Result<Change> {
+        self.run(Operation::RemoveFile, None, |world| Ok(world.remove_file(path))).await
+    }
+
     async fn space(&self, paths: &[String]) -> DiskSpace {
         self.inner.world.lock().space(paths)
     }
@@ -205,5 +240,17 @@ impl Network for SimHost {
             Some(fault) => Err(planned(Operation::Bridge, fault.kind)),
             None => Ok(self.inner.bridge.lock().clone()),
         }
+    }
+
+    fn neighbours(&self) -> Result<Vec<Neighbour>> {
+        match self.inner.plan.lock().begin(Operation::Neighbours) {
+            Some(fault) => Err(planned(Operation::Neighbours, fault.kind)),
+            None => Ok(self.inner.world.lock().neighbours.clone()),
+        }
+    }
+
+    fn solicit(&self, address: std::net::Ipv4Addr) -> Result<()> {
+        self.inner.world.lock().solicit(address);
+        Ok(())
     }
 }

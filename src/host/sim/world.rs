@@ -1,11 +1,15 @@
 //! What there is on the simulated host, and libvirt's rules for changing it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 
-use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, NfsSource, Result, VolumeInfo};
+use super::super::{
+    Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Neighbour, NfsSource, Result, VolumeInfo,
+};
+use super::disks::SimLayer;
 use super::images::{SimImage, SimPart};
 use super::share::{next_host, SimShare};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
@@ -24,6 +28,10 @@ pub struct SimState {
     pub pools: BTreeMap<String, SimPool>,
     /// Directories of pools, also of removed ones that were not empty: volume name -> virtual size in bytes.
     pub directories: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Small files by path.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// What images hold, by path; one without an entry is blank.
+    pub layers: BTreeMap<String, SimLayer>,
     /// Disks that hold an image, by path: its id.
     pub contents: BTreeMap<String, String>,
     /// Images that lie beside a disk, by the disk's path.
@@ -35,6 +43,8 @@ pub struct SimState {
 pub struct SimDomain {
     /// What it was defined with.
     pub config: GuestConfig,
+    /// What QEMU runs with; none while it does not run.
+    pub live: Option<GuestConfig>,
     /// Runs or not.
     pub power: PowerState,
     /// libvirt's autostart flag.
@@ -78,6 +88,14 @@ pub(super) struct World {
     overflowed: bool,
     started: BTreeMap<GuestId, Instant>,
     pools_made: u8,
+    /// What each guest's agent answers to a command.
+    pub(super) agents: BTreeMap<GuestId, BTreeMap<String, String>>,
+    /// Heard on the bridge.
+    pub(super) neighbours: Vec<Neighbour>,
+    /// On the bridge, heard once they are asked for.
+    pub(super) quiet_neighbours: Vec<Neighbour>,
+    /// What the agents were told.
+    pub(super) agent_commands: Vec<(GuestId, String)>,
 }
 
 impl World {
@@ -97,6 +115,10 @@ impl World {
             overflowed: false,
             started: BTreeMap::new(),
             pools_made: 0,
+            agents: BTreeMap::new(),
+            neighbours: Vec::new(),
+            quiet_neighbours: Vec::new(),
+            agent_commands: Vec::new(),
         }
     }
 
@@ -151,7 +173,8 @@ impl World {
         if self.state.domains.values().any(|domain| domain.config.name == guest.name) {
             return Err(exists("domain", &guest.name));
         }
-        let domain = SimDomain { config: guest.clone(), power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
+        let domain =
+            SimDomain { config: guest.clone(), live: None, power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
         self.state.domains.insert(guest.id, domain);
         self.emit(HostEvent::Defined(guest.id));
         Ok(())
@@ -198,6 +221,7 @@ impl World {
             return Change::Unchanged;
         }
         domain.power = power;
+        domain.live = (power == PowerState::Running).then(|| domain.config.clone());
         if power == PowerState::Running {
             self.started.insert(id, Instant::now());
         } else {
@@ -227,6 +251,59 @@ impl World {
         let different = domain.filter.as_ref() != policy;
         domain.filter = policy.cloned();
         Ok(changed(different))
+    }
+
+    /// The agent of a running guest.
+    pub(super) fn agent(&self, id: GuestId, command: &str) -> Result<String> {
+        self.running(id)?;
+        let name =
+            serde_json::from_str::<serde_json::Value>(command).ok().and_then(|command| Some(command.get("execute")?.as_str()?.to_owned()));
+        let answer = name.and_then(|name| self.agents.get(&id)?.get(&name).cloned());
+        answer.ok_or_else(|| HostError::new(ErrorKind::Unsupported, format!("guest {id} has no agent that answers")))
+    }
+
+    pub(super) fn write_file(&mut self, path: &str, content: &[u8]) -> Change {
+        changed(self.state.files.insert(path.into(), content.to_vec()).as_deref() != Some(content))
+    }
+
+    pub(super) fn remove_file(&mut self, path: &str) -> Change {
+        changed(self.state.files.remove(path).is_some())
+    }
+
+    pub(super) fn solicit(&mut self, address: Ipv4Addr) {
+        let (heard, quiet) = self.quiet_neighbours.drain(..).partition(|neighbour| neighbour.address == address);
+        self.quiet_neighbours = quiet;
+        self.neighbours.extend::<Vec<_>>(heard);
+    }
+
+    pub(super) fn resize_disk(&mut self, id: GuestId, path: &str, capacity: u64) -> Result<Change> {
+        self.running(id)?;
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let size = self.state.directories.get_mut(directory).and_then(|files| files.get_mut(name));
+        let size = size.ok_or_else(|| not_found("image", &path))?;
+        Ok(changed(std::mem::replace(size, capacity) != capacity))
+    }
+
+    pub(super) fn change_volumes(&mut self, id: GuestId, volumes: &[(String, String)]) -> Result<Change> {
+        let mut change = Change::Unchanged;
+        for name in &mut self.get_mut(id)?.config.storage_volumes {
+            if let Some((_, new)) = volumes.iter().find(|(present, _)| present == name) {
+                name.clone_from(new);
+                change = Change::Changed;
+            }
+        }
+        Ok(change)
+    }
+
+    pub(super) fn switch_disks(&mut self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+        self.running(id)?;
+        for (present, new) in images {
+            let based = self.state.layers.get(new).and_then(|layer| layer.backing.as_ref());
+            if based != Some(present) {
+                return Err(HostError::new(ErrorKind::Invalid, format!("{new} is not based on {present}")));
+            }
+        }
+        Ok(Change::Changed)
     }
 
     /// A guest that keeps a tenth of its CPUs busy, half of its memory free, and moves 1 MiB/s each way.
@@ -367,6 +444,7 @@ impl World {
     pub(super) fn delete_volume(&mut self, pool: &str, name: &str) -> Result<Change> {
         let (target, volumes) = self.directory(pool)?;
         let removed = volumes.remove(name).is_some();
+        self.state.layers.remove(&format!("{target}/{name}"));
         self.state.contents.remove(&format!("{target}/{name}"));
         Ok(changed(removed))
     }
@@ -396,7 +474,7 @@ impl World {
         self.state.domains.get(&id).ok_or_else(|| not_found("domain", &id))
     }
 
-    fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
+    pub(super) fn get_mut(&mut self, id: GuestId) -> Result<&mut SimDomain> {
         self.state.domains.get_mut(&id).ok_or_else(|| not_found("domain", &id))
     }
 }
@@ -405,7 +483,7 @@ fn status(id: GuestId, domain: &SimDomain) -> DomainStatus {
     DomainStatus { id, name: domain.config.name.clone(), power: domain.power, autostart: domain.autostart }
 }
 
-fn changed(yes: bool) -> Change {
+pub(super) fn changed(yes: bool) -> Change {
     if yes {
         Change::Changed
     } else {
@@ -413,10 +491,10 @@ fn changed(yes: bool) -> Change {
     }
 }
 
-fn not_found(what: &str, which: &dyn std::fmt::Display) -> HostError {
+pub(super) fn not_found(what: &str, which: &dyn std::fmt::Display) -> HostError {
     HostError::new(ErrorKind::NotFound, format!("there is no {what} {which}"))
 }
 
-fn exists(what: &str, which: &dyn std::fmt::Display) -> HostError {
+pub(super) fn exists(what: &str, which: &dyn std::fmt::Display) -> HostError {
     HostError::new(ErrorKind::Exists, format!("there is another {what} {which} already"))
 }

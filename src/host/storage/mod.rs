@@ -1,8 +1,10 @@
-//! Files and file systems of the host: free space, blank images, SELinux labels, `qemu-img`, and transfers from and to image servers.
+//! Files and file systems of the host: free space, blank images, SELinux labels, images of disks and `qemu-img`, and transfers from and to image servers.
 //!
 //! Contract: knows nothing of libvirt. What blocks says so in its name or runs on a thread for blocking work.
 
 mod blank;
+mod disks;
+pub(super) mod files;
 mod images;
 mod mounts;
 mod qemu_img;
@@ -12,6 +14,7 @@ mod space;
 mod sparse;
 
 pub(super) use blank::Blanks;
+pub use disks::LocalDisks;
 pub(super) use images::discard_cache;
 pub use images::{ImageClient, ImageSettings, ImageTls};
 pub(super) use mounts::is_mounted;

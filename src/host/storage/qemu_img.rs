@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::host::{ErrorKind, HostError, Result};
@@ -19,18 +20,113 @@ const LONGEST_COMPLAINT: usize = 400;
 /// Changing the tables of an image takes less than a second; a disk that hangs takes longer.
 const QUICK: Duration = Duration::from_secs(60);
 
+/// Copying and committing go on for as long as there is data; a run beyond this hangs.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// What `qemu-img info` says of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Info {
+    /// Bytes that a guest sees.
+    pub(super) virtual_size: u64,
+    /// The image that it is based on, as its header names it.
+    pub(super) backing_filename: Option<String>,
+    /// Snapshots inside of the image.
+    #[serde(default)]
+    pub(super) snapshots: Vec<Internal>,
+}
+
+/// A snapshot inside of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Internal {
+    /// Its name.
+    pub(super) name: String,
+}
+
+/// Reads a qcow2 image's header; also while somebody writes to the image.
+pub(super) async fn info(image: &Path) -> Result<Info> {
+    let what = format!("cannot read the image {}", image.display());
+    let arguments: [&OsStr; 6] =
+        ["info".as_ref(), "--output=json".as_ref(), "-U".as_ref(), "-f".as_ref(), "qcow2".as_ref(), image.as_ref()];
+    let told = run(&what, QUICK, arguments).await?;
+    serde_json::from_slice(&told)
+        .map_err(|error| HostError::with_source(ErrorKind::Failed, format!("{what}: qemu-img's answer can't be read"), error))
+}
+
+/// Makes an empty qcow2 image of `bytes` that is based on `backing`, which is not opened and need not exist yet.
+pub(super) async fn create_overlay(image: &Path, backing: &Path, bytes: u64) -> Result<()> {
+    let what = format!("cannot make the image {} on {}", image.display(), backing.display());
+    let bytes = bytes.to_string();
+    let options: [&OsStr; 8] = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-u", "-b"].map(AsRef::as_ref);
+    let names: [&OsStr; 3] = [backing.as_ref(), image.as_ref(), bytes.as_ref()];
+    run(&what, QUICK, options.into_iter().chain(names)).await.map(drop)
+}
+
+/// Copies what a qcow2 image itself holds, without zeroes and holes, to a new one with the same backing.
+pub(super) async fn copy_layer(from: &Path, to: &Path, backing: Option<&str>) -> Result<()> {
+    let what = format!("cannot copy the image {} to {}", from.display(), to.display());
+    let options: [&OsStr; 6] = ["convert", "-q", "-f", "qcow2", "-O", "qcow2"].map(AsRef::as_ref);
+    let based: Vec<&OsStr> =
+        backing.map_or_else(Vec::new, |backing| vec!["-F".as_ref(), "qcow2".as_ref(), "-B".as_ref(), backing.as_ref()]);
+    let names: [&OsStr; 2] = [from.as_ref(), to.as_ref()];
+    run(&what, LONG, options.into_iter().chain(based).chain(names)).await.map(drop)
+}
+
+/// Writes all that `top` holds into `base`, on which it is based; `top` stays as it is.
+pub(super) async fn commit(top: &Path, base: &Path) -> Result<()> {
+    let what = format!("cannot commit the image {} to {}", top.display(), base.display());
+    let options: [&OsStr; 6] = ["commit", "-q", "-f", "qcow2", "-d", "-b"].map(AsRef::as_ref);
+    let names: [&OsStr; 2] = [base.as_ref(), top.as_ref()];
+    run(&what, LONG, options.into_iter().chain(names)).await.map(drop)
+}
+
+/// What to do with a snapshot inside of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inside {
+    /// Keep the present content under the name.
+    Keep,
+    /// Bring the kept content back.
+    Return,
+    /// Forget the kept content.
+    Forget,
+}
+
+/// Handles a snapshot inside of a qcow2 image.
+pub(super) async fn snapshot(image: &Path, action: Inside, name: &str) -> Result<()> {
+    let what = format!("cannot change the inner snapshot {name} of {}", image.display());
+    let option = match action {
+        Inside::Keep => "-c",
+        Inside::Return => "-a",
+        Inside::Forget => "-d",
+    };
+    // This command has no option for the format; the long form of the name says it.
+    let image = format!("driver=qcow2,file.driver=file,file.filename={}", image.display().to_string().replace(',', ",,"));
+    let arguments: [&OsStr; 6] =
+        ["snapshot".as_ref(), "-q".as_ref(), option.as_ref(), name.as_ref(), "--image-opts".as_ref(), image.as_ref()];
+    run(&what, QUICK, arguments).await.map(drop)
+}
+
+/// Takes back a growth of a qcow2 image: what lies beyond `bytes` is lost.
+pub(super) async fn cut(image: &Path, bytes: u64) -> Result<()> {
+    let what = format!("cannot cut {} to {bytes} bytes", image.display());
+    let bytes = bytes.to_string();
+    let options: [&OsStr; 5] = ["resize", "-q", "-f", "qcow2", "--shrink"].map(AsRef::as_ref);
+    let names: [&OsStr; 2] = [image.as_ref(), bytes.as_ref()];
+    run(&what, QUICK, options.into_iter().chain(names)).await.map(drop)
+}
+
 /// Grows a qcow2 image to `bytes`; its backing chain is not opened.
 pub(super) async fn resize(image: &Path, bytes: u64) -> Result<()> {
     let what = format!("cannot resize {} to {bytes} bytes", image.display());
     let bytes = bytes.to_string();
     let arguments: [&OsStr; 6] = ["resize".as_ref(), "-q".as_ref(), "-f".as_ref(), "qcow2".as_ref(), image.as_ref(), bytes.as_ref()];
-    run(&what, QUICK, arguments).await
+    run(&what, QUICK, arguments).await.map(drop)
 }
 
-/// Runs `qemu-img` to its end.
-async fn run(what: &str, deadline: Duration, arguments: impl IntoIterator<Item = &OsStr>) -> Result<()> {
+/// Runs `qemu-img` to its end and gives what it printed.
+async fn run(what: &str, deadline: Duration, arguments: impl IntoIterator<Item = &OsStr>) -> Result<Vec<u8>> {
     let mut command = Command::new("qemu-img");
-    command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = match tokio::time::timeout(deadline, command.output()).await {
         Ok(output) => output.map_err(|error| {
             HostError::with_source(
@@ -45,10 +141,16 @@ async fn run(what: &str, deadline: Duration, arguments: impl IntoIterator<Item =
         }
     };
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let complaint: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(LONGEST_COMPLAINT).collect();
-    let kind = if complaint.contains("No space left") { ErrorKind::NoSpace } else { ErrorKind::Failed };
+    let kind = match &complaint {
+        text if text.contains("No space left") => ErrorKind::NoSpace,
+        text if text.contains("No such file") => ErrorKind::NotFound,
+        // QEMU holds locks on the images of a running guest.
+        text if text.contains("lock") => ErrorKind::Busy,
+        _ => ErrorKind::Failed,
+    };
     Err(HostError::new(kind, format!("{what}: {}", if complaint.is_empty() { output.status.to_string() } else { complaint })))
 }
 

@@ -4,7 +4,7 @@
 //! no volume, no port, no domain, no filter, no line in `data/`. A clone goes on after the answer: until its disk is complete the guest is
 //! marked as unfinished in `data/` (§14 B13), and a failure takes all of it back and tells the Core so (§14 B1).
 
-mod plan;
+pub(super) mod plan;
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::host::{ImageLocation, VolumeInfo};
 use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, Volume, VolumeGroup};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
+use crate::txn::addresses::seeds;
 use crate::txn::node::jobs::Job;
 use crate::txn::transfer::carry;
 use crate::txn::undo::Undo;
@@ -71,8 +72,8 @@ async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<G
         let books = node.books.lock();
         (books.storage.current_pool.clone(), books.network.allocation_mode, books.current_shared().is_some())
     };
-    let volumes = create_volumes(context, plan, &pool, undo).await?;
-    let config = GuestConfig {
+    let mut volumes = create_volumes(context, plan, &pool, undo).await?;
+    let mut config = GuestConfig {
         monitor_port: resource.monitor_port,
         monitor_secret: secrets::password(secrets::MONITOR_SECRET_LENGTH)?,
         storage_pool: pool,
@@ -83,6 +84,10 @@ async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<G
         create_time: chrono::Local::now().format("%Y-%m-%d %H:%M:%S").to_string(),
         ..plan.config()
     };
+    if config.cloud_init_available {
+        config.boot_image = create_seed(context, &config, undo).await?;
+        volumes.boot_image.clone_from(&config.boot_image);
+    }
     let hypervisor = node.host.hypervisor.clone();
     let id = plan.id;
     undo.push(format!("domain and filter of guest {id}"), async move { hypervisor.undefine(id).await.map(|_| ()) });
@@ -144,6 +149,17 @@ async fn create_volumes(context: &Arc<Context>, plan: &Plan, pool: &str, undo: &
     // The plan has at least one disk.
     let system = volumes.next().unwrap_or_default();
     Ok(VolumeGroup { system, data: volumes.collect(), ..VolumeGroup::default() })
+}
+
+/// Makes the image that tells cloud-init where to ask.
+async fn create_seed(context: &Arc<Context>, config: &GuestConfig, undo: &mut Undo) -> Result<String, Failure> {
+    context.check()?;
+    let node = &context.node;
+    let path = seeds::path(node, &config.storage_pool, config.id)?;
+    let (storage, back) = (node.host.storage.clone(), path.clone());
+    undo.push(format!("cloud-init image {path}"), async move { storage.remove_file(&back).await.map(|_| ()) });
+    seeds::write(node, &GuestConfig { boot_image: path.clone(), ..config.clone() }).await?;
+    Ok(path)
 }
 
 /// `<id>_sys.qcow2`, then `<id>_0.qcow2`, `<id>_1.qcow2`, … (contract §11.1).

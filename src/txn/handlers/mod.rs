@@ -3,24 +3,49 @@
 //! Contract: each handler reads its parameters first, then checks the state, then changes the host with an undo for each step, then
 //! the books, and answers last; events follow the answer.
 
+mod add_guest_rule;
 mod answers;
 mod attach_instance;
 mod change_address_pool;
+mod change_guest_rule_default_action;
+mod change_guest_rule_order;
 mod create_disk_image;
 mod create_guest;
+mod create_snapshot;
 mod delete_guest;
+mod delete_snapshot;
 mod detach_instance;
+mod get_auth;
 mod get_compute_cell;
 mod get_guest;
+mod get_guest_rule;
 mod get_instance_status;
+mod get_snapshot;
 mod image;
+mod modify_auth;
+mod modify_auto_start;
 mod modify_cell_storage;
+mod modify_core;
+mod modify_disk_threshold;
+mod modify_guest_name;
+mod modify_guest_rule;
+mod modify_memory;
+mod modify_network_threshold;
+mod modify_priority;
 mod prepare_compute_pool;
 mod query_cell_storage;
+mod query_snapshot;
 pub(in crate::txn) mod remains;
 mod remove_compute_cell;
+mod remove_guest_rule;
+mod reset_secret;
 mod reset_system;
+mod resize_disk;
+mod restore_snapshot;
+mod rules;
+mod setting;
 mod shared_storage;
+mod shrink_disk;
 mod start_instance;
 mod stop_instance;
 
@@ -84,6 +109,30 @@ dispatch! {
     ATTACH_INSTANCE_REQUEST => attach_instance, Some(MessageId::ATTACH_INSTANCE_RESPONSE), change;
     DETACH_INSTANCE_REQUEST => detach_instance, Some(MessageId::DETACH_INSTANCE_RESPONSE), change;
     STOP_INSTANCE_REQUEST => stop_instance, Some(MessageId::STOP_INSTANCE_RESPONSE), change;
+    RESIZE_DISK_REQUEST => resize_disk, Some(MessageId::RESIZE_DISK_RESPONSE), change;
+    SHRINK_DISK_REQUEST => shrink_disk, Some(MessageId::SHRINK_DISK_RESPONSE), change;
+    QUERY_SNAPSHOT_REQUEST => query_snapshot, Some(MessageId::QUERY_SNAPSHOT_RESPONSE), query;
+    GET_SNAPSHOT_REQUEST => get_snapshot, Some(MessageId::GET_SNAPSHOT_RESPONSE), query;
+    CREATE_SNAPSHOT_REQUEST => create_snapshot, Some(MessageId::CREATE_SNAPSHOT_RESPONSE), change;
+    RESTORE_SNAPSHOT_REQUEST => restore_snapshot, Some(MessageId::RESTORE_SNAPSHOT_RESPONSE), change;
+    DELETE_SNAPSHOT_REQUEST => delete_snapshot, Some(MessageId::DELETE_SNAPSHOT_RESPONSE), change;
+    MODIFY_GUEST_NAME_REQUEST => modify_guest_name, Some(MessageId::MODIFY_GUEST_NAME_RESPONSE), change;
+    MODIFY_CORE_REQUEST => modify_core, Some(MessageId::MODIFY_CORE_RESPONSE), change;
+    MODIFY_MEMORY_REQUEST => modify_memory, Some(MessageId::MODIFY_MEMORY_RESPONSE), change;
+    MODIFY_PRIORITY_REQUEST => modify_priority, Some(MessageId::MODIFY_PRIORITY_RESPONSE), change;
+    MODIFY_DISK_THRESHOLD_REQUEST => modify_disk_threshold, Some(MessageId::MODIFY_DISK_THRESHOLD_RESPONSE), change;
+    MODIFY_NETWORK_THRESHOLD_REQUEST => modify_network_threshold, Some(MessageId::MODIFY_NETWORK_THRESHOLD_RESPONSE), change;
+    MODIFY_AUTO_START_REQUEST => modify_auto_start, Some(MessageId::MODIFY_AUTO_START_RESPONSE), change;
+    MODIFY_AUTH_REQUEST => modify_auth, Some(MessageId::MODIFY_AUTH_RESPONSE), change;
+    GET_AUTH_REQUEST => get_auth, Some(MessageId::GET_AUTH_RESPONSE), query;
+    RESET_SECRET_REQUEST => reset_secret, Some(MessageId::RESET_SECRET_RESPONSE), change;
+    GET_GUEST_RULE_REQUEST => get_guest_rule, Some(MessageId::GET_GUEST_RULE_RESPONSE), query;
+    ADD_GUEST_RULE_REQUEST => add_guest_rule, Some(MessageId::ADD_GUEST_RULE_RESPONSE), change;
+    MODIFY_GUEST_RULE_REQUEST => modify_guest_rule, Some(MessageId::MODIFY_GUEST_RULE_RESPONSE), change;
+    REMOVE_GUEST_RULE_REQUEST => remove_guest_rule, Some(MessageId::REMOVE_GUEST_RULE_RESPONSE), change;
+    CHANGE_GUEST_RULE_ORDER_REQUEST => change_guest_rule_order, Some(MessageId::CHANGE_GUEST_RULE_ORDER_RESPONSE), change;
+    CHANGE_GUEST_RULE_DEFAULT_ACTION_REQUEST => change_guest_rule_default_action,
+        Some(MessageId::CHANGE_GUEST_RULE_DEFAULT_ACTION_RESPONSE), change;
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::host::Change;
 use crate::model::lifecycle::{self, Operation};
 use crate::model::{GuestId, PowerState};
 use crate::proto::message::{Key, MessageId};
+use crate::txn::addresses::seeds;
 use crate::txn::node::jobs::Job;
 use crate::txn::{Context, Failure};
 
@@ -48,7 +49,14 @@ pub(super) async fn power_on(context: &Context, id: GuestId) -> Result<(), Failu
 pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Instant) -> Result<(), Failure> {
     let node = &context.node;
     let held = node.may_start(id, deadline).await?;
+    let config = node.books.guest(id)?.config;
+    node.host.hypervisor.update_filter(&config).await?;
+    seeds::renew(node, id).await;
     let change = node.host.hypervisor.start(id).await?;
+    if config.security.is_some() {
+        // The first guest with rules makes libvirt load the kernel's part of them; only then is it known what the kernel can do.
+        node.host.hypervisor.update_filter(&config).await?;
+    }
     node.was_started(id, held).await?;
     if node.set_power(id, PowerState::Running) || change == Change::Changed {
         node.usage.started(id);

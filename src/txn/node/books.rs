@@ -6,7 +6,8 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::{
-    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Pool, PoolMode, PowerState, Resource, StorageBook, VolumeGroup, LOCAL_POOL,
+    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Pool, PoolMode, PowerState, Resource, StorageBook, Volume, VolumeGroup,
+    LOCAL_POOL,
 };
 use crate::store::{encode, DataFile, Loaded, Source, StoreError};
 use crate::txn::{secrets, Failure};
@@ -121,7 +122,8 @@ impl Inner {
         Ok(resource)
     }
 
-    fn guest_named(&self, name: &str) -> Option<GuestId> {
+    /// The guest that has this name or is being created with it.
+    pub fn guest_named(&self, name: &str) -> Option<GuestId> {
         let present = self.guests.values().find(|guest| guest.config.name == name).map(|guest| guest.config.id);
         present.or_else(|| self.reserved.iter().find(|(_, reserved)| reserved.name == name).map(|(id, _)| *id))
     }
@@ -261,6 +263,22 @@ impl Inner {
         }
         self.storage.groups.insert(id, volumes);
         self.guests.insert(id, guest);
+    }
+
+    /// Replaces what is known of a guest's volumes.
+    pub fn replace_volumes(&mut self, id: GuestId, group: VolumeGroup) {
+        let Some(before) = self.storage.groups.insert(id, group) else { return };
+        let after: Vec<Volume> = self.storage.groups.get(&id).into_iter().flat_map(VolumeGroup::volumes).cloned().collect();
+        for volume in before.volumes() {
+            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                pool.volumes.remove(&volume.name);
+            }
+        }
+        for volume in after {
+            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                pool.volumes.insert(volume.name, true);
+            }
+        }
     }
 
     /// Strikes a guest with all that it held.

@@ -25,12 +25,26 @@ pub enum Job {
     Attach,
     /// It leaves for another host.
     Detach,
+    /// A setting of it is being changed.
+    Configure,
+    /// Media are put into its drive or taken out.
+    Media,
     /// Its system disk is being filled for the first time.
     Clone,
     /// Its system disk is being replaced.
     ResetSystem,
     /// Its system disk is being sent to an image server.
     CreateImage,
+    /// One of its disks is growing.
+    ResizeDisk,
+    /// One of its disks is being rewritten.
+    ShrinkDisk,
+    /// A snapshot is being taken.
+    CreateSnapshot,
+    /// It is going back to a snapshot.
+    RestoreSnapshot,
+    /// A snapshot is being merged away.
+    DeleteSnapshot,
 }
 
 impl Job {
@@ -42,15 +56,22 @@ impl Job {
             Self::Delete => "delete",
             Self::Attach => "taking it over from another cell",
             Self::Detach => "giving it to another cell",
+            Self::Configure => "a change of its settings",
+            Self::Media => "a change of its media",
             Self::Clone => "cloning its system disk",
             Self::ResetSystem => "system reset",
             Self::CreateImage => "sending its system disk to an image server",
+            Self::ResizeDisk => "resizing a disk",
+            Self::ShrinkDisk => "shrinking a disk",
+            Self::CreateSnapshot => "taking a snapshot",
+            Self::RestoreSnapshot => "restoring a snapshot",
+            Self::DeleteSnapshot => "deleting a snapshot",
         }
     }
 
     /// Takes so long that nobody waits for it.
     fn is_long(self) -> bool {
-        matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage)
+        matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage | Self::ShrinkDisk | Self::DeleteSnapshot)
     }
 }
 

@@ -98,10 +98,15 @@ impl Cell {
         self.home.parent().unwrap().join("pools").join(pool)
     }
 
+    /// What the guest has said on its serial port.
+    pub fn serial(&self, guest: GuestId) -> String {
+        let log = std::fs::read(self.home.join(format!("log/guests/{guest}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// How often the guest has booted so far, by its lines on the serial port.
     pub fn boots(&self, guest: GuestId) -> usize {
-        let log = std::fs::read(self.home.join(format!("log/guests/{guest}.log"))).unwrap_or_default();
-        String::from_utf8_lossy(&log).matches(BOOT_LINE).count()
+        self.serial(guest).matches(BOOT_LINE).count()
     }
 
     /// Waits until the guest has booted so often.

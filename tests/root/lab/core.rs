@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cell::model::GuestId;
 use corelet::requests::{CreateGuest, StopMode};
-use corelet::{Core, CoreConfig, Event, Events, RequestError, SharedStorage};
+use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError, SharedStorage};
 use nix::sched::{setns, CloneFlags};
 use tokio::runtime::{Builder, Runtime};
 
@@ -41,16 +41,22 @@ impl TestCore {
 
     /// A Core of another domain.
     pub fn of_domain(lab: &Lab, domain: &str) -> Self {
-        Self::with(lab, |config| config.domain = domain.into())
+        Self::configured(lab, |config| config.domain = domain.into())
+    }
+
+    /// A Core of the domain "nano" whose pool gives addresses out of the lab's network in this mode: "dhcp" or "cloudinit".
+    pub fn with_addresses(lab: &Lab, mode: &str) -> Self {
+        let pool = AddressPool { name: "net0".into(), gateway: CORE_ADDRESS.into(), dns: vec![CORE_ADDRESS.into()], mode: mode.into() };
+        Self::configured(lab, |config| config.pool.network = Some(pool))
     }
 
     /// A Core whose compute pool keeps its disks on the lab's share.
     pub fn with_shared_storage(lab: &Lab) -> Self {
         let storage = SharedStorage { name: SHARED_POOL.into(), host: CORE_ADDRESS.into(), target: "/share".into() };
-        Self::with(lab, |config| config.pool.storage = Some(storage))
+        Self::configured(lab, |config| config.pool.storage = Some(storage))
     }
 
-    fn with(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {
+    fn configured(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {
         let runtime = runtime_inside(&lab.core().holder());
         let mut config = CoreConfig::new(CORE_ADDRESS.parse().expect("an address"));
         change(&mut config);

@@ -29,7 +29,7 @@ impl Host {
     }
 
     /// Process whose namespaces are this host's.
-    pub(super) fn holder(&self) -> String {
+    pub fn holder(&self) -> String {
         self.holder.clone()
     }
 
@@ -93,6 +93,14 @@ impl Host {
     /// Puts the bootable sector on a qcow2 volume.
     pub fn boot_disk(&self, volume: &str) {
         script(&["boot-disk", &self.lab, &self.name, volume]);
+    }
+
+    /// Puts the small Linux guest on a qcow2 volume of at least 32 MiB.
+    pub fn linux_disk(&self, volume: &str) {
+        let raw = self.home().join("linux-guest.raw");
+        let raw = raw.to_str().expect("UTF-8");
+        output_of(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/linux-guest.sh")).args(["make", raw]));
+        self.run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "qcow2", raw, volume]);
     }
 
     pub(super) fn tell_logs(&self) {

@@ -8,7 +8,7 @@ use crate::host::{ErrorKind, HostError, Result};
 use crate::model::GuestConfig;
 
 /// Characters of a VNC password that the protocol uses; libvirt refuses more (contract §14 F3).
-const VNC_PASSWORD: usize = 8;
+pub(in crate::host::libvirt) const VNC_PASSWORD: usize = 8;
 
 /// One disk of the guest: its volume and where it is plugged in.
 pub(super) struct Disk<'a> {
@@ -104,13 +104,17 @@ pub(super) fn interface(xml: &mut Xml, guest: &GuestConfig, model: &str, filter:
     })
 }
 
-/// `limit` in bytes per second; libvirt wants KiB/s (average, peak) and KiB (burst). Less than 1 KiB/s is 1: 0 would be no limit.
 fn bandwidth(xml: &mut Xml, direction: &str, limit: u64) -> io::Result<()> {
     if limit == 0 {
         return Ok(());
     }
-    let [average, peak, burst] = [limit >> 10, limit >> 9, limit >> 10].map(|number| number.max(1).to_string());
+    let [average, peak, burst] = bandwidth_of(limit).map(|number| number.to_string());
     xml.leaf(direction, &[("average", &average), ("peak", &peak), ("burst", &burst)])
+}
+
+/// Average and peak in KiB/s and burst in KiB for a limit in bytes per second (contract §11.3). Less than 1 KiB/s is 1: 0 would be no limit.
+pub(in crate::host::libvirt) fn bandwidth_of(limit: u64) -> [u64; 3] {
+    [limit >> 10, limit >> 9, limit >> 10].map(|number| number.max(1))
 }
 
 pub(super) fn agent_channel(xml: &mut Xml) -> io::Result<()> {

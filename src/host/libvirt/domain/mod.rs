@@ -16,7 +16,8 @@ use crate::model::GuestConfig;
 use super::filter;
 use super::xml::{refuse_control, Xml};
 use devices::Disk;
-use topology::Topology;
+pub(super) use devices::{bandwidth_of, VNC_PASSWORD};
+pub(super) use topology::Topology;
 
 /// What this host offers a guest, from libvirt's domain capabilities.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +36,17 @@ pub(super) const ARCHITECTURE: &str = "x86_64";
 pub(super) const MACHINE: &str = "pc";
 
 /// Length of the enforcement interval of the CPU limit, µs (contract §11.3).
-const CPU_PERIOD: &str = "1000000";
+pub(super) const CPU_PERIOD: u32 = 1_000_000;
 
 /// Builds the domain XML; `console_log` is the file that virtlogd writes the guest's serial output to.
 pub(super) fn build(guest: &GuestConfig, machine: &Machine, console_log: Option<&Path>) -> Result<String> {
     let topology = check(guest, machine)?;
-    let (shares, quota) = cpu_priority(guest)?;
+    let (shares, quota) = cpu_priority(guest.cpu_priority).ok_or_else(|| {
+        HostError::new(
+            ErrorKind::Invalid,
+            format!("guest {} has the CPU priority {}; 0 (high), 1 (medium) and 2 (low) are possible", guest.id, guest.cpu_priority),
+        )
+    })?;
     let disks = Disk::of(guest)?;
     let adapters = devices::Adapters::of(guest)?;
     let id = guest.id.to_string();
@@ -133,15 +139,12 @@ fn check(guest: &GuestConfig, machine: &Machine) -> Result<Topology> {
 }
 
 /// Shares and quota (µs per period) of a priority: 0 high, 1 medium, 2 low (contract §11.3).
-fn cpu_priority(guest: &GuestConfig) -> Result<(u32, u32)> {
-    match guest.cpu_priority {
-        0 => Ok((2000, 1_000_000)),
-        1 => Ok((1000, 500_000)),
-        2 => Ok((500, 250_000)),
-        other => Err(HostError::new(
-            ErrorKind::Invalid,
-            format!("guest {} has the CPU priority {other}; 0 (high), 1 (medium) and 2 (low) are possible", guest.id),
-        )),
+pub(super) fn cpu_priority(priority: u32) -> Option<(u32, u32)> {
+    match priority {
+        0 => Some((2000, 1_000_000)),
+        1 => Some((1000, 500_000)),
+        2 => Some((500, 250_000)),
+        _ => None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! XML for and from libvirt: a thin layer over quick-xml that writes nested elements and reads a document into a tree.
+//! XML for and from libvirt: a thin layer over quick-xml that writes nested elements, and reads a document into a tree that can be changed
+//! and written again: what is not understood stays in it.
 //!
 //! Contract: whatever text is put in is escaped, so no name or password can change the structure of a document.
 //! Characters that XML can't carry at all are refused before a builder starts (see [`refuse_control`]).
@@ -100,6 +101,10 @@ impl Node {
                     let text = text.unescape().map_err(|error| failed(error.to_string()))?;
                     open.last_mut().ok_or_else(|| failed("text outside of the root".into()))?.text.push_str(text.trim());
                 }
+                Event::CData(text) => {
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    open.last_mut().ok_or_else(|| failed("text outside of the root".into()))?.text.push_str(&text);
+                }
                 Event::End(_) => {
                     let node = open.pop().ok_or_else(|| failed("more ends than starts".into()))?;
                     open.last_mut().ok_or_else(|| failed("more ends than starts".into()))?.children.push(node);
@@ -137,6 +142,78 @@ impl Node {
     /// The text at this path, when there is one.
     pub(super) fn text_at(&self, path: &[&str]) -> Option<&str> {
         self.find(path).map(|node| node.text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// The document with this element as its root.
+    pub(super) fn document(&self) -> Result<String, HostError> {
+        let attributes = self.attributes();
+        Xml::document(&self.name, &attributes, |xml| self.write_content(xml))
+    }
+
+    fn attributes(&self) -> Vec<(&str, &str)> {
+        self.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    fn write(&self, xml: &mut Xml) -> io::Result<()> {
+        let attributes = self.attributes();
+        match (self.text.is_empty(), self.children.is_empty()) {
+            (true, true) => xml.leaf(&self.name, &attributes),
+            (false, true) => xml.text(&self.name, &attributes, &self.text),
+            (_, false) => xml.node(&self.name, &attributes, |xml| self.write_content(xml)),
+        }
+    }
+
+    fn write_content(&self, xml: &mut Xml) -> io::Result<()> {
+        if !self.text.is_empty() {
+            xml.0.write_event(Event::Text(BytesText::new(&self.text)))?;
+        }
+        self.children.iter().try_for_each(|child| child.write(xml))
+    }
+
+    /// An element without content.
+    pub(super) fn new(name: &str, attributes: Attributes<'_>) -> Self {
+        let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Self { name: name.to_owned(), attributes, ..Self::default() }
+    }
+
+    /// Every element with this tag directly inside.
+    pub(super) fn children_mut<'a>(&'a mut self, name: &'a str) -> impl Iterator<Item = &'a mut Node> {
+        self.children.iter_mut().filter(move |child| child.name == name)
+    }
+
+    /// The first element with this tag directly inside.
+    pub(super) fn child_mut(&mut self, name: &str) -> Option<&mut Node> {
+        self.children.iter_mut().find(|child| child.name == name)
+    }
+
+    /// Changes the first element with this tag directly inside; it is made where there is none.
+    pub(super) fn with_child<T>(&mut self, name: &str, change: impl FnOnce(&mut Node) -> T) -> T {
+        if let Some(child) = self.child_mut(name) {
+            return change(child);
+        }
+        let mut child = Self::new(name, &[]);
+        let result = change(&mut child);
+        self.children.push(child);
+        result
+    }
+
+    /// Removes the elements with this tag directly inside.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.children.retain(|child| child.name != name);
+    }
+
+    /// Sets an attribute, where it stands or as the last one.
+    pub(super) fn set(&mut self, name: &str, value: impl ToString) {
+        let value = value.to_string();
+        match self.attributes.iter_mut().find(|(key, _)| key == name) {
+            Some((_, present)) => *present = value,
+            None => self.attributes.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Removes an attribute.
+    pub(super) fn unset(&mut self, name: &str) {
+        self.attributes.retain(|(key, _)| key != name);
     }
 
     /// The value of an attribute.

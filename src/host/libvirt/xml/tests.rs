@@ -19,6 +19,27 @@ fn control_characters_are_refused_without_showing_the_text() {
 }
 
 #[test]
+fn a_tree_is_written_as_it_was_read() {
+    let document = "<a x='1&#38;2' xmlns:q='urn:q'><b>t &lt; u</b><c/><c y='\"'><q:d>e</q:d></c></a>";
+    let node = Node::parse(document).unwrap();
+    assert_eq!(Node::parse(&node.document().unwrap()).unwrap(), node);
+    assert_eq!(node.children.len(), 3);
+}
+
+#[test]
+fn elements_are_changed_made_and_removed() {
+    let mut node = Node::parse("<a><b x='1' y='2'/><c>old</c></a>").unwrap();
+    node.with_child("b", |b| {
+        b.set("x", 3);
+        b.unset("y");
+        b.set("z", "new");
+    });
+    node.with_child("d", |d| d.text = "made".into());
+    node.remove("c");
+    assert_eq!(node, Node::parse("<a><b x='3' z='new'/><d>made</d></a>").unwrap());
+}
+
+#[test]
 fn a_cut_document_is_an_error() {
     assert!(Node::parse("<a><b>").is_err());
     assert!(Node::parse("").is_err());

@@ -2,14 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use crate::host::ImageLocation;
+use crate::host::{cloudinit, ImageLocation};
 use crate::model::address::rule_address_from_wire;
 use crate::model::extra::Extra;
 use crate::model::{AddressMode, GuestConfig, GuestId, Protocol, Rule, Secret, SecurityPolicy, Template};
 use crate::proto::message::Key;
 use crate::txn::handlers::image;
 use crate::txn::params::Params;
-use crate::txn::Failure;
+use crate::txn::{secrets, Failure};
 
 /// Most disks of a guest; a name beyond `sdz` would need two letters.
 const MOST_DISKS: usize = 24;
@@ -17,6 +17,10 @@ const MOST_DISKS: usize = 24;
 const LEAST_DISK: u64 = 512;
 /// Least memory, bytes: below a mebibyte no firmware starts.
 const LEAST_MEMORY: u64 = 1 << 20;
+/// Longest password, bytes: the longest that PAM takes.
+const MOST_SECRET: usize = 511;
+/// Longest path in a guest, bytes.
+const MOST_PATH: usize = 1024;
 
 /// A checked request.
 pub(super) struct Plan {
@@ -45,7 +49,7 @@ impl Plan {
             Some(_) => Some(read_image(params, &disks)?),
             None => None,
         };
-        let qemu_available = read_modules(params, &name)?;
+        let modules = read_modules(params)?;
         let [read_speed, write_speed, read_iops, write_iops, receive_speed, send_speed] = match params.optional_uints(Key::Limit) {
             Some(_) => params.exact_uints::<6>(Key::Limit)?,
             None => [0; 6],
@@ -69,14 +73,14 @@ impl Plan {
             network_source: String::new(),
             hardware_address: String::new(),
             ports: Vec::new(),
-            auth_user: params.string(Key::Admin)?.to_owned(),
-            auth_secret: Secret::new(params.optional_string(Key::Secret).unwrap_or_default()),
+            auth_user: read_admin(params, modules.cloud_init)?,
+            auth_secret: read_secret(params, modules.cloud_init)?,
             system_version: String::new(),
             initialized: false,
             root_login_enabled: root_login == 1,
-            data_path: String::new(),
-            qemu_available,
-            cloud_init_available: false,
+            data_path: read_data_path(params, modules.cloud_init)?,
+            qemu_available: modules.qemu,
+            cloud_init_available: modules.cloud_init,
             boot_image: String::new(),
             create_time: String::new(),
             address_allocation: AddressMode::None,
@@ -104,7 +108,7 @@ impl Plan {
 }
 
 /// `<group>.<name>` of letters, digits, `_` and `-`: it becomes the libvirt domain's name.
-fn read_name(params: Params<'_>) -> Result<String, Failure> {
+pub(in crate::txn::handlers) fn read_name(params: Params<'_>) -> Result<String, Failure> {
     let name = params.string(Key::Name)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 200 || !name.chars().all(plain) || name.starts_with(['.', '-']) {
@@ -114,7 +118,7 @@ fn read_name(params: Params<'_>) -> Result<String, Failure> {
     Ok(name.to_owned())
 }
 
-fn read_cores(params: Params<'_>) -> Result<u32, Failure> {
+pub(in crate::txn::handlers) fn read_cores(params: Params<'_>) -> Result<u32, Failure> {
     let cores = params.uint(Key::Core)?;
     match u32::try_from(cores) {
         Ok(cores) if (1..=4096).contains(&cores) => Ok(cores),
@@ -122,7 +126,7 @@ fn read_cores(params: Params<'_>) -> Result<u32, Failure> {
     }
 }
 
-fn read_memory(params: Params<'_>) -> Result<u64, Failure> {
+pub(in crate::txn::handlers) fn read_memory(params: Params<'_>) -> Result<u64, Failure> {
     let memory = params.uint(Key::Memory)?;
     if !(LEAST_MEMORY..=1 << 50).contains(&memory) {
         return Err(params.bad(Key::Memory, format!("is {memory}: bytes are expected, at least {LEAST_MEMORY}")));
@@ -177,21 +181,68 @@ fn check_modes(params: Params<'_>) -> Result<(), Failure> {
     }
 }
 
-/// True when the guest agent is asked for.
-fn read_modules(params: Params<'_>, name: &str) -> Result<bool, Failure> {
-    let mut qemu = false;
+/// What is to be in the guest.
+struct Modules {
+    /// The guest agent.
+    qemu: bool,
+    /// Account, password and data disks are set up by cloud-init.
+    cloud_init: bool,
+}
+
+fn read_modules(params: Params<'_>) -> Result<Modules, Failure> {
+    let mut modules = Modules { qemu: false, cloud_init: false };
     for module in params.optional_strings(Key::Module).unwrap_or_default() {
         match module.as_str() {
-            "qemu" => qemu = true,
-            "cloud-init" => {
-                return Err(Failure::Unsupported(format!(
-                    "guest '{name}' asks for the module cloud-init, which is not supported by this version"
-                )))
-            }
+            "qemu" => modules.qemu = true,
+            "cloud-init" => modules.cloud_init = true,
             other => return Err(params.bad(Key::Module, format!("has {other:?}: \"qemu\" and \"cloud-init\" are expected"))),
         }
     }
-    Ok(qemu)
+    Ok(modules)
+}
+
+/// Account of the administrator; cloud-init has to be able to make it.
+fn read_admin(params: Params<'_>, cloud_init: bool) -> Result<String, Failure> {
+    let admin = params.string(Key::Admin)?;
+    if cloud_init && !admin.is_empty() && !cloudinit::is_account(admin) {
+        let shown: String = admin.chars().take(60).collect();
+        return Err(params.bad(Key::Admin, format!("is {shown:?}: the name of an account without spaces, ':' and the like is expected")));
+    }
+    Ok(admin.to_owned())
+}
+
+/// Password of the administrator: with cloud-init "" asks for a generated one; it ends up in a line of its own in the guest.
+fn read_secret(params: Params<'_>, cloud_init: bool) -> Result<Secret, Failure> {
+    if !cloud_init {
+        return Ok(Secret::new(params.optional_string(Key::Secret).unwrap_or_default()));
+    }
+    let secret = params.string(Key::Secret)?;
+    if secret.is_empty() {
+        return secrets::password(secrets::ADMIN_SECRET_LENGTH);
+    }
+    if secret.len() > MOST_SECRET || secret.chars().any(char::is_control) {
+        return Err(params.bad(Key::Secret, format!("is no password: at most {MOST_SECRET} bytes without control characters are expected")));
+    }
+    Ok(Secret::new(secret))
+}
+
+/// Where cloud-init mounts the data disks.
+fn read_data_path(params: Params<'_>, cloud_init: bool) -> Result<String, Failure> {
+    if !cloud_init {
+        return Ok(String::new());
+    }
+    let path = params.string(Key::Path)?;
+    if path.is_empty() {
+        return Ok(cloudinit::DATA_PATH.to_owned());
+    }
+    let bad = path.chars().any(char::is_control) || path.split('/').any(|part| part == "..") || path.trim_end_matches('/').is_empty();
+    if !path.starts_with('/') || path.len() > MOST_PATH || bad {
+        let shown: String = path.chars().take(60).collect();
+        return Err(
+            params.bad(Key::Path, format!("is {shown:?}: the absolute path of a directory in the guest is expected, such as /opt/data"))
+        );
+    }
+    Ok(path.to_owned())
 }
 
 fn read_priority(params: Params<'_>) -> Result<u32, Failure> {

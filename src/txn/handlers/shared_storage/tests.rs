@@ -289,6 +289,16 @@ async fn guests_that_start_with_the_host_wait_for_the_core() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guest_that_is_to_start_with_its_host_gets_no_mark_in_libvirt() {
+    let (mut rig, share) = attached().await;
+    let id = rig.with_guest(1).await;
+    let request = Message::new(MessageId::MODIFY_AUTO_START_REQUEST).string(Key::Guest, id.to_string()).bool(Key::Enable, true);
+    assert!(rig.ask(request).await.success);
+    assert!(!rig.sim.state().domains[&id].autostart);
+    assert!(share.state().guests[&id].config.auto_start, "and the other hosts know");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mark_for_autostart_that_somebody_left_is_taken_away() {
     let (mut rig, _) = attached().await;
     let id = rig.with_guest(1).await;

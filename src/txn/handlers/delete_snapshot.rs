@@ -1,0 +1,80 @@
+//! DeleteSnapshotRequest (contract §6.6): what is based on the snapshot keeps its content.
+//!
+//! Nothing is based on it: its images go. One snapshot or the current files are: what they hold goes into the snapshot's images, which
+//! then take their names; the costs are those of the younger layer, however large the older one is. More than one are: refused, for they
+//! would need a copy each. Books and files change together or not at all (contract §14 B14, D15).
+
+use std::sync::Arc;
+
+use super::create_snapshot::late;
+use crate::proto::message::Key;
+use crate::txn::node::jobs::Job;
+use crate::txn::volumes::{self, steps::Steps, Volumes};
+use crate::txn::{Context, Failure};
+
+/// What is directly based on a snapshot.
+enum Dependant {
+    Nothing,
+    Current,
+    Snapshot(String),
+}
+
+pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
+    let params = context.params();
+    let id = params.guest(Key::Instance)?;
+    let name = volumes::snapshot_name(params)?;
+    let volumes = volumes::take(&context, id, Job::DeleteSnapshot).await?;
+    volumes.snapshot(name)?;
+    let dependant = dependant(&volumes, name)?;
+    let mut steps = Steps::new(&context.node);
+    let done = delete(&context, &volumes, name, &dependant, &mut steps).await;
+    steps.end(done).await?;
+    late(&context)
+}
+
+/// Who keeps the content of the snapshot, or why it can't be deleted.
+fn dependant(volumes: &Volumes, name: &str) -> Result<Dependant, Failure> {
+    let refused =
+        |why: String| Err(Failure::refused(format!("snapshot '{name}' of guest '{}' can't be deleted: {why}", volumes.guest.name)));
+    let group = &volumes.group;
+    if volumes.running && group.is_beneath(name) {
+        return refused("the guest runs on top of it; stop it first".into());
+    }
+    let children = group.children(name);
+    match (children.as_slice(), group.active_snapshot == name) {
+        ([], false) => Ok(Dependant::Nothing),
+        ([], true) => Ok(Dependant::Current),
+        ([child], false) => Ok(Dependant::Snapshot(child.clone())),
+        (_, true) => refused(format!("the current disks and '{}' are based on it; delete those snapshots first", children.join("', '"))),
+        (_, false) => refused(format!("the snapshots '{}' are based on it; delete all but one of them first", children.join("', '"))),
+    }
+}
+
+async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &Dependant, steps: &mut Steps) -> Result<(), Failure> {
+    let snapshot = volumes.snapshot(name)?;
+    let mut layers = Vec::new();
+    for volume in volumes.group.volumes() {
+        let top = match dependant {
+            Dependant::Nothing => None,
+            Dependant::Current => Some(volume.file()),
+            Dependant::Snapshot(child) => Some(volumes.frozen(volumes.snapshot(child)?, volume)?),
+        };
+        layers.push((volumes.frozen(snapshot, volume)?, top));
+    }
+    for (base, top) in &layers {
+        volumes.check_alone(context, base, *top).await?;
+    }
+    // Long, and content is the same at every moment; the quick renames follow when nothing of this can fail any more.
+    for (base, top) in &layers {
+        if let Some(top) = top {
+            steps.merge(top, base, top).await?;
+        }
+    }
+    for (base, top) in &layers {
+        match top {
+            Some(top) => steps.replace(top, base, &volumes::old_name(top), true).await?,
+            None => steps.give_up(base, &volumes::old_name(base)).await?,
+        }
+    }
+    volumes.enter(context, steps, |group, _| group.strike_snapshot(name)).await
+}

@@ -1,0 +1,208 @@
+//! Changes of a guest's volumes: resize, shrink, snapshots.
+//!
+//! Contract: a change holds the guest's job from its checks to its end, so nothing else touches the files; a busy answer names the change. It is
+//! either whole, with files, definition and books in agreement, or taken back ([`steps`]). What becomes of one that gets done only
+//! after its deadline, when the Core has been told that it failed (contract §14 B16): taking and restoring a snapshot and growing the disk of a
+//! stopped guest are taken back, for the Core and its user believe that nothing has happened; shrinking a disk, deleting a
+//! snapshot, and what was done to a running guest stay done and stand in the books, for the guest sees no difference or could not do without.
+
+pub(super) mod steps;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::host::{ErrorKind, HostError};
+use crate::model::lifecycle::{Phase, Refusal};
+use crate::model::{Guest, GuestConfig, GuestId, PowerState, Snapshot, Volume, VolumeGroup};
+use crate::proto::message::Key;
+use crate::store::DataFile;
+
+use super::node::jobs::{Job, JobGuard};
+use super::params::Params;
+use super::{Context, Failure, Node};
+use steps::Steps;
+
+/// Longest name of a snapshot: with the guest's id before it and an ending behind it, it is the name of a file.
+const LONGEST_NAME: usize = 100;
+
+/// The volumes of a guest whose job is held.
+pub(super) struct Volumes {
+    pub(super) guest: Arc<GuestConfig>,
+    pub(super) group: VolumeGroup,
+    pub(super) running: bool,
+    _job: JobGuard,
+}
+
+/// Waits for the guest's job and looks at its volumes; nothing is touched. The guest is complete and known to libvirt.
+pub(super) async fn take(context: &Context, id: GuestId, job: Job) -> Result<Volumes, Failure> {
+    let guard = context.job(id, job).await?;
+    context.check()?;
+    let guest = context.node.books.guest(id)?;
+    let name = &guest.config.name;
+    let refuse = |refusal: Refusal| Failure::refused(format!("the disks of guest '{name}' can't be changed: {refusal}"));
+    match guest.phase() {
+        Phase::Incomplete => return Err(refuse(Refusal::Incomplete)),
+        Phase::Lost => return Err(refuse(Refusal::Lost)),
+        Phase::Gone => return Err(refuse(Refusal::Gone)),
+        Phase::Stopped | Phase::Running => {}
+    }
+    let group = group(&context.node, &guest)?;
+    // Asked for, not looked up: somebody may have started it a moment ago.
+    let running = context.node.host.hypervisor.domain(id).await?.power == PowerState::Running;
+    Ok(Volumes { guest: guest.config, group, running, _job: guard })
+}
+
+/// The volumes of a guest as the books know them.
+pub(super) fn group(node: &Node, guest: &Guest) -> Result<VolumeGroup, Failure> {
+    let group = node.books.lock().storage.groups.get(&guest.config.id).cloned();
+    group.ok_or_else(|| Failure::refused(format!("guest '{}' has no volumes in data/storage.data", guest.config.name)))
+}
+
+impl Volumes {
+    pub(super) fn id(&self) -> GuestId {
+        self.guest.id
+    }
+
+    /// Refuses while the guest runs.
+    pub(super) fn stopped(&self, verb: &str) -> Result<(), Failure> {
+        if self.running {
+            return Err(Failure::refused(format!("guest '{}' can't be {verb}: {}", self.guest.name, Refusal::StillRunning)));
+        }
+        Ok(())
+    }
+
+    /// A disk by its number, 0 = system.
+    pub(super) fn disk(&self, params: Params<'_>) -> Result<(usize, &Volume), Failure> {
+        let number = params.uint(Key::Disk)?;
+        let found = usize::try_from(number).ok().and_then(|index| Some((index, self.group.volumes().nth(index)?)));
+        found.ok_or_else(|| {
+            params.bad(Key::Disk, format!("is {number}: guest '{}' has {} disks", self.guest.name, self.group.volumes().count()))
+        })
+    }
+
+    /// A snapshot that is in the books.
+    pub(super) fn snapshot(&self, name: &str) -> Result<&Snapshot, Failure> {
+        self.group.snapshots.get(name).ok_or_else(|| no_snapshot(&self.guest, name))
+    }
+
+    /// The image that a snapshot has of a volume. Only a file of this guest in its volumes' directory is believed to be one.
+    pub(super) fn frozen<'a>(&self, snapshot: &'a Snapshot, volume: &Volume) -> Result<&'a str, Failure> {
+        let (name, wanted) = (&snapshot.name, &volume.name);
+        let path = snapshot
+            .files
+            .get(wanted)
+            .ok_or_else(|| Failure::refused(format!("snapshot '{name}' of guest '{}' has no image of volume {wanted}", self.guest.name)))?;
+        let (directory, file) = path.rsplit_once('/').unwrap_or_default();
+        let known = directory == volume.directory() || directory == self.group.system.directory();
+        if !known || !file.starts_with(&file_prefix(self.id())) {
+            let guest = &self.guest.name;
+            return Err(Failure::refused(format!("snapshot '{name}' of guest '{guest}' names '{path}', which is no file of this guest")));
+        }
+        Ok(path)
+    }
+
+    /// Names of all files that the guest has beside its volumes.
+    pub(super) async fn files(&self, context: &Context) -> Result<Vec<String>, Failure> {
+        Ok(context.node.host.disks.files(self.group.system.directory(), &file_prefix(self.id())).await?)
+    }
+
+    /// Refuses when an image that is not `top` is based on `base`, whatever the books say: it would be lost with it.
+    pub(super) async fn check_alone(&self, context: &Context, base: &str, top: Option<&str>) -> Result<(), Failure> {
+        let frozen = self.group.snapshots.values().flat_map(|snapshot| snapshot.files.values().map(String::as_str));
+        for image in self.group.volumes().map(Volume::file).chain(frozen).filter(|image| Some(*image) != top && *image != base) {
+            match context.node.host.disks.inspect(image).await {
+                Ok(found) if found.backing.as_deref() == Some(base) => {
+                    return Err(Failure::refused(format!("{base} can't be given up: {image} is based on it, which the books do not know")))
+                }
+                Ok(_) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the books and makes that durable; the way back is registered first.
+    pub(super) async fn enter(
+        &self,
+        context: &Context,
+        steps: &mut Steps,
+        change: impl FnOnce(&mut VolumeGroup, &mut GuestConfig),
+    ) -> Result<(), Failure> {
+        let (node, id) = (context.node.clone(), self.id());
+        let (mut group, mut config) = (self.group.clone(), (*self.guest).clone());
+        let before = Entry { group: group.clone(), sizes: config.disks.clone(), volumes: config.storage_volumes.clone() };
+        change(&mut group, &mut config);
+        let after = Entry { group, sizes: config.disks, volumes: config.storage_volumes };
+        let back = node.clone();
+        steps.undo(format!("entry of the volumes of guest {id} in data/"), async move {
+            before.write(&back, id).await.map_err(|failure| HostError::new(ErrorKind::Failed, failure.to_string()))
+        });
+        after.write(&node, id).await
+    }
+}
+
+/// What the books hold of a guest's disks.
+struct Entry {
+    group: VolumeGroup,
+    sizes: Vec<u64>,
+    volumes: Vec<String>,
+}
+
+impl Entry {
+    async fn write(self, node: &Node, id: GuestId) -> Result<(), Failure> {
+        {
+            let mut books = node.books.lock();
+            books.replace_volumes(id, self.group);
+            books.update(id, |config| {
+                config.disks = self.sizes;
+                config.storage_volumes = self.volumes;
+            })?;
+        }
+        node.save(&[DataFile::Storage, DataFile::Instance]).await
+    }
+}
+
+/// What the names of a guest's files begin with.
+pub(super) fn file_prefix(id: GuestId) -> String {
+    format!("{id}_")
+}
+
+pub(super) fn no_snapshot(guest: &GuestConfig, name: &str) -> Failure {
+    Failure::refused(format!("guest '{}' has no snapshot '{name}'", guest.name))
+}
+
+/// The name of a snapshot (contract §6.6).
+pub(super) fn snapshot_name(params: Params<'_>) -> Result<&str, Failure> {
+    let name = params.string(Key::Name)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {
+        let shown: String = name.chars().take(40).collect();
+        let problem = format!("is {shown:?}: 1 to {LONGEST_NAME} letters, digits, '_', '-' and '.' are expected");
+        return Err(params.bad(Key::Name, problem));
+    }
+    Ok(name)
+}
+
+/// Where the images of a snapshot go (contract §11.1): volume name -> path.
+pub(super) fn frozen_paths(volumes: &Volumes, snapshot: &str) -> BTreeMap<String, String> {
+    let (directory, id) = (volumes.group.system.directory(), volumes.id());
+    let path = |(index, volume): (usize, &Volume)| {
+        let ending = index.checked_sub(1).map_or_else(|| "sys".to_owned(), |data| data.to_string());
+        (volume.name.clone(), format!("{directory}/{id}_{snapshot}_{ending}.qcow2"))
+    };
+    volumes.group.volumes().enumerate().map(path).collect()
+}
+
+/// Name of an image that is being made to take the place of this one.
+pub(super) fn new_name(path: &str) -> String {
+    format!("{path}.new")
+}
+
+/// Name of an image whose place was taken, until the change is complete.
+pub(super) fn old_name(path: &str) -> String {
+    format!("{path}.old")
+}
+
+#[cfg(test)]
+mod tests;
