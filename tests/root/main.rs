@@ -23,4 +23,5 @@ mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod migration;
 mod snapshots;
