@@ -117,15 +117,15 @@ make_debian() { # DIRECTORY FILE WORK
   cp -a "/lib/modules/$release" "$root/lib/modules/"
   : >"$root/etc/machine-id"
   rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/resolv.conf" "$root/etc/hostname"
-  echo 'datasource_list: [ NoCloud, None ]' >"$root/etc/cloud/cloud.cfg.d/90-datasource.cfg"
-  echo '/dev/sda2 / ext4 defaults 0 1' >"$root/etc/fstab"
+  printf '%s\n' 'datasource_list: [ NoCloud, None ]' 'locale: false' >"$root/etc/cloud/cloud.cfg.d/90-guest.cfg"
+  echo 'LABEL=system / ext4 defaults 0 1' >"$root/etc/fstab"
   install -m 0755 "$ROOT/tests/assets/linux-guest/report" "$root/usr/local/sbin/report"
   install -m 0644 "$ROOT/tests/assets/linux-guest/report.service" "$root/etc/systemd/system/report.service"
   systemctl --root "$root" -q enable report.service 2>/dev/null || ln -s ../report.service "$root/etc/systemd/system/cloud-init.target.wants/report.service"
   systemctl --root "$root" -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service systemd-timesyncd.service 2>/dev/null || true
   boot_disk "$3/disk" "$ROOT/tests/assets/linux-guest/switch" 1024 "$3"
   truncate -s 992M "$3/filesystem"
-  mkfs.ext4 -q -F -d "$root" "$3/filesystem"
+  mkfs.ext4 -q -F -L system -d "$root" "$3/filesystem"
   dd if="$3/filesystem" of="$3/disk" bs=1M seek=32 conv=notrunc,sparse status=none
   mv "$3/disk" "$2"
 }
