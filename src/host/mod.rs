@@ -25,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::model::{GuestConfig, GuestId, Pool, SecurityPolicy};
+use crate::model::{GuestConfig, GuestId, Pool};
 
 pub use disks::{DiskImage, Disks};
 pub use error::{ErrorKind, HostError};
@@ -75,8 +75,8 @@ pub trait Hypervisor: Send + Sync {
     /// Counters of a running domain. May wait for a busy guest: never call it on the way of another guest's request.
     async fn sample(&self, id: GuestId) -> Result<DomainSample>;
 
-    /// Replaces the rules of a guest's filter; a running guest feels it at once.
-    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change>;
+    /// Makes a guest's filter as its configuration wants it (security policy, MAC, assigned addresses); a running guest feels it at once.
+    async fn update_filter(&self, guest: &GuestConfig) -> Result<Change>;
 
     /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
     /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].

@@ -139,6 +139,11 @@ impl GuestConfig {
         [self.read_speed, self.write_speed, self.read_iops, self.write_iops, self.receive_speed, self.send_speed]
     }
 
+    /// The security policy; a guest that never had one accepts everything.
+    pub fn policy(&self) -> SecurityPolicy {
+        self.security.clone().unwrap_or(SecurityPolicy { accept: true, rules: Vec::new() })
+    }
+
     /// The administrator's account: the stored one, else the usual one of the guest's system (contract §8.2).
     pub fn administrator(&self) -> &str {
         match self.auth_user.as_str() {

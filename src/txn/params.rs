@@ -57,6 +57,11 @@ impl<'a> Params<'a> {
         self.0.uint_params.get(&key).copied()
     }
 
+    /// A signed number.
+    pub fn int(self, key: Key) -> Result<i64, Failure> {
+        self.0.int_params.get(&key).copied().ok_or_else(|| self.missing(key, "a signed number"))
+    }
+
     /// A boolean.
     pub fn bool(self, key: Key) -> Result<bool, Failure> {
         self.0.bool_params.get(&key).copied().ok_or_else(|| self.missing(key, "a boolean"))

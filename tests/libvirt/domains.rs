@@ -131,7 +131,7 @@ async fn a_refused_definition_leaves_nothing_and_a_filter_as_it_was() {
 #[ignore = "needs libvirt: set CELL_TEST_LIBVIRT_URI and CELL_TEST_BRIDGE, run with --include-ignored"]
 async fn rules_are_changed_while_the_guest_runs_and_only_when_they_differ() {
     let mut lab = Lab::new().await;
-    let guest = lab.running().await;
+    let mut guest = lab.running().await;
     let rule = |protocol, port| Rule {
         accept: true,
         protocol,
@@ -141,9 +141,10 @@ async fn rules_are_changed_while_the_guest_runs_and_only_when_they_differ() {
         interface: 0,
     };
     let policy = SecurityPolicy { accept: false, rules: vec![rule(Protocol::Tcp, 22), rule(Protocol::Icmp, 9), rule(Protocol::Udp, 0)] };
-    assert_eq!(lab.libvirt.update_filter(guest.id, None).await.unwrap(), Change::Unchanged);
-    assert_eq!(lab.libvirt.update_filter(guest.id, Some(&policy)).await.unwrap(), Change::Changed);
-    assert_eq!(lab.libvirt.update_filter(guest.id, Some(&policy)).await.unwrap(), Change::Unchanged);
+    assert_eq!(lab.libvirt.update_filter(&guest).await.unwrap(), Change::Unchanged);
+    guest.security = Some(policy);
+    assert_eq!(lab.libvirt.update_filter(&guest).await.unwrap(), Change::Changed);
+    assert_eq!(lab.libvirt.update_filter(&guest).await.unwrap(), Change::Unchanged);
     let rules = lab.told(&["nwfilter-dumpxml", &format!("nano-nwfilter-{}", guest.id)]);
     assert!(rules.contains("dstportstart='22'") && rules.contains("protocol='icmp'") && !rules.contains("dstportstart='9'"), "{rules}");
     lab.clean().await;

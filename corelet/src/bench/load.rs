@@ -76,17 +76,21 @@ async fn ask(target: &Target<'_>, guest: GuestId, tally: &RefCell<Tally>) {
     }
 }
 
-/// Takes the time and the Cell's CPU time.
+/// Takes the time, the Cell's CPU time and our own.
 pub(super) struct Meter<'a> {
     process: Option<&'a Process>,
+    own: Process,
     cpu: Duration,
+    own_cpu: Duration,
     start: Instant,
 }
 
 impl<'a> Meter<'a> {
     pub(super) fn start(process: Option<&'a Process>) -> Result<Self, ProcessError> {
         let cpu = process.map(Process::cpu_time).transpose()?.unwrap_or_default();
-        Ok(Self { process, cpu, start: Instant::now() })
+        let own = Process::new(std::process::id())?;
+        let own_cpu = own.cpu_time()?;
+        Ok(Self { process, own, cpu, own_cpu, start: Instant::now() })
     }
 
     /// The line of the report; `None` when nothing succeeded.
@@ -99,6 +103,7 @@ impl<'a> Meter<'a> {
     ) -> Result<Option<Line>, ProcessError> {
         let seconds = self.start.elapsed().as_secs_f64();
         let cpu = self.process.map(Process::cpu_time).transpose()?.map(|cpu| cpu.saturating_sub(self.cpu));
+        let own_cpu = self.own.cpu_time()?.saturating_sub(self.own_cpu);
         let Some(summary) = Summary::of(&mut latencies) else { return Ok(None) };
         #[allow(clippy::cast_precision_loss)] // a rate needs no more than 53 bits
         let count = summary.count as f64;
@@ -110,6 +115,7 @@ impl<'a> Meter<'a> {
             rate: count / seconds,
             latency: summary,
             cpu_ms_per_request: cpu.map(|cpu| cpu.as_secs_f64() * 1000.0 / count),
+            own_cpu_ms_per_request: own_cpu.as_secs_f64() * 1000.0 / count,
         }))
     }
 }

@@ -22,6 +22,9 @@ pub struct Line {
     pub latency: Summary,
     /// CPU time of the Cell per answer, where its pid is known.
     pub cpu_ms_per_request: Option<f64>,
+    /// CPU time of the bench itself per answer. Where answers a second times this comes near one CPU, the bench is what limits the rate.
+    #[serde(default)]
+    pub own_cpu_ms_per_request: f64,
 }
 
 /// CPU use without any requests.
@@ -71,7 +74,7 @@ impl Report {
     /// The figures as rows of a table, the first row being the head. With another run beside, each figure is followed by
     /// how many times the other's it is.
     pub fn rows(&self, other: Option<&Report>) -> Vec<Vec<String>> {
-        let head = ["PHASE", "AT ONCE", "ANSWERS/S", "P50 ms", "P99 ms", "MAX ms", "CELL CPU ms", "FAILED"];
+        let head = ["PHASE", "AT ONCE", "ANSWERS/S", "P50 ms", "P99 ms", "MAX ms", "CELL CPU ms", "OWN CPU ms", "FAILED"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for line in &self.lines {
             let beside =
@@ -86,6 +89,7 @@ impl Report {
                 figure(line.latency.max_ms, 3, |line| line.latency.max_ms),
                 line.cpu_ms_per_request
                     .map_or_else(|| "-".into(), |own| figure(own, 4, |line| line.cpu_ms_per_request.unwrap_or(f64::NAN))),
+                format!("{:.4}", line.own_cpu_ms_per_request),
                 line.failures.to_string(),
             ]);
         }

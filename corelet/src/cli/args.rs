@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::size::parse_size;
-use crate::config::CoreConfig;
+use crate::config::{AddressPool, CoreConfig, SharedStorage};
 use crate::images::Faults;
 
 /// A minimal Core: finds a Cell of the domain, takes it into a pool and gives it orders.
@@ -58,6 +58,15 @@ pub(crate) struct Options {
     /// Name of the pool that Cells are taken into
     #[arg(long, global = true, default_value = "default")]
     pub(crate) pool: String,
+    /// The pool's shared storage: an NFS export that its Cells keep disks on
+    #[arg(long, global = true, value_name = "HOST:PATH", value_parser = parse_export)]
+    pub(crate) nfs: Option<SharedStorage>,
+    /// The pool's addresses for guests: gateway and DNS servers
+    #[arg(long, global = true, value_name = "GATEWAY[,DNS…]", value_delimiter = ',')]
+    pub(crate) network: Vec<Ipv4Addr>,
+    /// How guests get these addresses
+    #[arg(long, global = true, default_value = "dhcp", value_name = "MODE")]
+    pub(crate) network_mode: NetworkMode,
     /// Work with the Cell of this name [default: the first that joins, or the one that has the guest]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) cell: Option<String>,
@@ -87,6 +96,8 @@ impl Options {
         config.group_port = self.group_port;
         config.discovery = !self.no_discovery;
         config.pool.name.clone_from(&self.pool);
+        config.pool.storage.clone_from(&self.nfs);
+        config.pool.network = self.address_pool();
         config.timeout = self.timeout;
         if let Some(port) = self.port {
             config.ports = port..=port;
@@ -96,6 +107,25 @@ impl Options {
         }
         Some(config)
     }
+
+    fn address_pool(&self) -> Option<AddressPool> {
+        let (gateway, dns) = self.network.split_first()?;
+        let mode = match self.network_mode {
+            NetworkMode::Dhcp => "dhcp",
+            NetworkMode::Cloudinit => "cloudinit",
+        };
+        let dns = dns.iter().map(Ipv4Addr::to_string).collect();
+        Some(AddressPool { name: self.pool.clone(), gateway: gateway.to_string(), dns, mode: mode.into() })
+    }
+}
+
+/// How guests get their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkMode {
+    /// From the Cell's DHCP server
+    Dhcp,
+    /// Written into their configuration by cloud-init
+    Cloudinit,
 }
 
 /// What to do.
@@ -308,6 +338,9 @@ pub(crate) struct CreateArgs {
     /// Module for the guest: qemu (guest agent), cloud-init; repeat it
     #[arg(long = "module", value_name = "NAME")]
     pub(crate) modules: Vec<String>,
+    /// Address inside, such as 10.0.0.50/24
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "IP/BITS")]
+    pub(crate) address: String,
     /// Administrator's account in the guest
     #[arg(long, default_value = "root")]
     pub(crate) admin: String,
@@ -440,6 +473,16 @@ pub(crate) enum ShellCommand {
     /// Leave the shell
     #[command(visible_alias = "quit")]
     Exit,
+}
+
+/// An NFS export; the storage pool is called after the server, as good a name as any.
+fn parse_export(text: &str) -> Result<SharedStorage, String> {
+    match text.split_once(':') {
+        Some((host, path)) if !host.is_empty() && path.starts_with('/') => {
+            Ok(SharedStorage { name: format!("nfs-{host}"), host: host.into(), target: path.into() })
+        }
+        _ => Err("not of the form HOST:/PATH".into()),
+    }
 }
 
 /// So many sizes, separated by commas.

@@ -366,6 +366,7 @@ fn create_request(arguments: &CreateArgs, pool: &str, image: Option<ImageSource>
         modules: arguments.modules.clone(),
         admin: arguments.admin.clone(),
         secret: arguments.password.clone(),
+        addresses: [arguments.address.clone(), String::new()],
         image,
         ..blank
     }

@@ -15,7 +15,7 @@ use virt::sys;
 
 use crate::host::storage::selinux;
 use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
-use crate::model::{GuestConfig, GuestId, PowerState, SecurityPolicy};
+use crate::model::{GuestConfig, GuestId, PowerState};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
@@ -131,20 +131,10 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Sample(id), Effect::Reads, what, work).await
     }
 
-    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
-        let rules = filter::build(id, policy)?;
+    async fn update_filter(&self, guest: &GuestConfig) -> Result<Change> {
+        let (id, guest) = (guest.id, Arc::new(guest.clone()));
         let what = format!("change the security rules of guest {id}");
-        let work = move |connection: &Connection| {
-            let what = format!("cannot change the security rules of guest {id}");
-            if let Some(present) = filter_xml(connection, id).map_err(|error| failed(&what, &error))? {
-                if filter::same(&present, &rules)? {
-                    return Ok(Change::Unchanged);
-                }
-            }
-            NWFilter::define_xml(connection, &rules).map_err(|error| failed(&what, &error))?;
-            Ok(Change::Changed)
-        };
-        self.lanes.run(Lane::Definition(id), Effect::Changes, what, work).await
+        self.lanes.run(Lane::Definition(id), Effect::Changes, what, move |connection| update_filter(connection, &guest)).await
     }
 
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {
@@ -246,6 +236,32 @@ fn filter_xml(connection: &Connection, id: GuestId) -> std::result::Result<Optio
     found.map(|filter| filter.get_xml_desc(0)).transpose()
 }
 
+/// The filter that the guest is to have on this host.
+fn filter_of(guest: &GuestConfig) -> Result<String> {
+    let tracking = filter::kernel::tracking();
+    if tracking == filter::Tracking::None && filter::guards(guest.security.as_ref()) {
+        tracing::warn!(
+            guest = %guest.id,
+            "this kernel does not show bridged packets to iptables, so the security rules of the guest stop the answers to its own connections \
+             too; to change that, set net.bridge.bridge-nf-call-iptables and net.bridge.bridge-nf-call-ip6tables to 1 and start the guest anew"
+        );
+    }
+    filter::build(guest, tracking)
+}
+
+/// libvirt puts a new definition in force for a running guest at once, or keeps the former one.
+fn update_filter(connection: &Connection, guest: &GuestConfig) -> Result<Change> {
+    let what = format!("cannot change the security rules of guest {}", guest.id);
+    let rules = filter_of(guest)?;
+    if let Some(present) = filter_xml(connection, guest.id).map_err(|error| failed(&what, &error))? {
+        if filter::same(&present, &rules)? {
+            return Ok(Change::Unchanged);
+        }
+    }
+    NWFilter::define_xml(connection, &rules).map_err(|error| failed(&what, &error))?;
+    Ok(Change::Changed)
+}
+
 /// Filter first, because a domain that starts needs it; when the domain is refused, the filter is put back as it was.
 fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &str) -> Result<()> {
     // Made here already: libvirt refuses to start a domain without it, also when others start it or the host does.
@@ -254,7 +270,7 @@ fn define(connection: &Connection, shared: &Shared, guest: &GuestConfig, what: &
     }
     let log = shared.console_log(guest.id);
     let document = domain::build(guest, &shared.machine(connection)?, log.as_deref())?;
-    let rules = filter::build(guest.id, guest.security.as_ref())?;
+    let rules = filter_of(guest)?;
     let before = filter_xml(connection, guest.id).map_err(|error| failed(what, &error))?;
     let filter = NWFilter::define_xml(connection, &rules).map_err(|error| failed(format!("{what}: its filter"), &error))?;
     let Err(error) = Domain::define_xml(connection, &document) else { return Ok(()) };

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinSet;
 
 use super::{Bridge, Host, HostEvent, Neighbour};
-use crate::model::{GuestId, PowerState};
+use crate::model::{GuestId, PowerState, SecurityPolicy};
 
 pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
@@ -144,6 +144,13 @@ impl SimHost {
     pub fn set_power_behind(&self, id: GuestId, running: bool) {
         let power = if running { PowerState::Running } else { PowerState::Stopped };
         self.inner.world.lock().set_power(id, power);
+    }
+
+    /// Somebody else changes a guest's filter; nothing happens when there is no such domain.
+    pub fn set_filter_behind(&self, id: GuestId, policy: Option<SecurityPolicy>) {
+        if let Some(domain) = self.inner.world.lock().state.domains.get_mut(&id) {
+            domain.filter = policy;
+        }
     }
 
     /// Somebody else removes a domain, running or not.

@@ -74,7 +74,7 @@ async fn a_guest_lives_as_under_libvirt() {
 async fn errors_are_those_of_libvirt() {
     let sim = host_with(1).await;
     for result in
-        [sim.start(id(9)).await, sim.destroy(id(9)).await, sim.set_autostart(id(9), true).await, sim.update_filter(id(9), None).await]
+        [sim.start(id(9)).await, sim.destroy(id(9)).await, sim.set_autostart(id(9), true).await, sim.update_filter(&guest(9)).await]
     {
         assert_eq!(kind(result), ErrorKind::NotFound);
     }

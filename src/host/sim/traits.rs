@@ -14,7 +14,7 @@ use super::super::{
 use super::faults::{Effect, Fault, Operation};
 use super::world::World;
 use super::SimHost;
-use crate::model::{GuestConfig, GuestId, Pool, PowerState, SecurityPolicy};
+use crate::model::{GuestConfig, GuestId, Pool, PowerState};
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
@@ -138,8 +138,8 @@ impl Hypervisor for SimHost {
         self.run(Operation::Sample, Some(id), |world| world.sample(id)).await
     }
 
-    async fn update_filter(&self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
-        self.run(Operation::UpdateFilter, Some(id), |world| world.update_filter(id, policy)).await
+    async fn update_filter(&self, guest: &GuestConfig) -> Result<Change> {
+        self.run(Operation::UpdateFilter, Some(guest.id), |world| world.update_filter(guest.id, guest.security.as_ref())).await
     }
 
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String> {

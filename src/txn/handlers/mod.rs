@@ -3,8 +3,11 @@
 //! Contract: each handler reads its parameters first, then checks the state, then changes the host with an undo for each step, then
 //! the books, and answers last; events follow the answer.
 
+mod add_guest_rule;
 mod answers;
 mod change_address_pool;
+mod change_guest_rule_default_action;
+mod change_guest_rule_order;
 mod create_disk_image;
 mod create_guest;
 mod create_snapshot;
@@ -13,6 +16,7 @@ mod delete_snapshot;
 mod get_auth;
 mod get_compute_cell;
 mod get_guest;
+mod get_guest_rule;
 mod get_instance_status;
 mod get_snapshot;
 mod image;
@@ -22,6 +26,7 @@ mod modify_cell_storage;
 mod modify_core;
 mod modify_disk_threshold;
 mod modify_guest_name;
+mod modify_guest_rule;
 mod modify_memory;
 mod modify_network_threshold;
 mod modify_priority;
@@ -30,10 +35,12 @@ mod query_cell_storage;
 mod query_snapshot;
 pub(in crate::txn) mod remains;
 mod remove_compute_cell;
+mod remove_guest_rule;
 mod reset_secret;
 mod reset_system;
 mod resize_disk;
 mod restore_snapshot;
+mod rules;
 mod setting;
 mod shrink_disk;
 mod start_instance;
@@ -114,6 +121,13 @@ dispatch! {
     MODIFY_AUTH_REQUEST => modify_auth, Some(MessageId::MODIFY_AUTH_RESPONSE), change;
     GET_AUTH_REQUEST => get_auth, Some(MessageId::GET_AUTH_RESPONSE), query;
     RESET_SECRET_REQUEST => reset_secret, Some(MessageId::RESET_SECRET_RESPONSE), change;
+    GET_GUEST_RULE_REQUEST => get_guest_rule, Some(MessageId::GET_GUEST_RULE_RESPONSE), query;
+    ADD_GUEST_RULE_REQUEST => add_guest_rule, Some(MessageId::ADD_GUEST_RULE_RESPONSE), change;
+    MODIFY_GUEST_RULE_REQUEST => modify_guest_rule, Some(MessageId::MODIFY_GUEST_RULE_RESPONSE), change;
+    REMOVE_GUEST_RULE_REQUEST => remove_guest_rule, Some(MessageId::REMOVE_GUEST_RULE_RESPONSE), change;
+    CHANGE_GUEST_RULE_ORDER_REQUEST => change_guest_rule_order, Some(MessageId::CHANGE_GUEST_RULE_ORDER_RESPONSE), change;
+    CHANGE_GUEST_RULE_DEFAULT_ACTION_REQUEST => change_guest_rule_default_action,
+        Some(MessageId::CHANGE_GUEST_RULE_DEFAULT_ACTION_RESPONSE), change;
 }
 
 #[cfg(test)]

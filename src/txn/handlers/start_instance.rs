@@ -41,8 +41,14 @@ async fn start(context: &Context, id: GuestId) -> Result<Result<(), Failure>, Fa
 /// Starts a guest whose job the caller holds.
 pub(super) async fn power_on(context: &Context, id: GuestId) -> Result<(), Failure> {
     let node = &context.node;
+    let config = node.books.guest(id)?.config;
+    node.host.hypervisor.update_filter(&config).await?;
     seeds::renew(node, id).await;
     let change = node.host.hypervisor.start(id).await?;
+    if config.security.is_some() {
+        // The first guest with rules makes libvirt load the kernel's part of them; only then is it known what the kernel can do.
+        node.host.hypervisor.update_filter(&config).await?;
+    }
     if node.set_power(id, PowerState::Running) || change == Change::Changed {
         node.usage.started(id);
     }

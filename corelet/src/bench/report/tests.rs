@@ -2,7 +2,16 @@ use super::*;
 
 fn report(rate: f64, anonymous: u64) -> Report {
     let latency = Summary { count: 10, p50_ms: 1.0, p99_ms: 2.0, max_ms: 4.0 };
-    let line = Line { name: "get guest".into(), parallel: 64, failures: 1, seconds: 5.0, rate, latency, cpu_ms_per_request: Some(0.5) };
+    let line = Line {
+        name: "get guest".into(),
+        parallel: 64,
+        failures: 1,
+        seconds: 5.0,
+        rate,
+        latency,
+        cpu_ms_per_request: Some(0.5),
+        own_cpu_ms_per_request: 0.01,
+    };
     Report {
         cell: "Cell_a".into(),
         guests: 100,
@@ -16,7 +25,7 @@ fn report(rate: f64, anonymous: u64) -> Report {
 #[test]
 fn figures_stand_alone_or_beside_others() {
     let (ours, theirs) = (report(30_000.0, 4 << 20), report(10_000.0, 8 << 20));
-    assert_eq!(ours.rows(None)[1], ["get guest", "64", "30000", "1.000", "2.000", "4.000", "0.5000", "1"]);
+    assert_eq!(ours.rows(None)[1], ["get guest", "64", "30000", "1.000", "2.000", "4.000", "0.5000", "0.0100", "1"]);
     assert_eq!(ours.rows(Some(&theirs))[1][2], "30000 (x3.00)");
     assert_eq!(
         ours.process_rows(Some(&theirs)),

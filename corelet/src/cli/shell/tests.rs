@@ -49,3 +49,25 @@ fn the_name_of_a_guest_is_not_the_name_of_the_core() {
     }
     assert!(Cli::try_parse_from(["corelet", "create", "one", "--limits", "1,2"]).is_err());
 }
+
+#[test]
+fn a_pool_has_what_the_options_say() {
+    use clap::Parser;
+    let pool = |arguments: &[&str]| {
+        let all = ["corelet", "--listen", "10.0.0.1"].iter().chain(arguments).chain(&["list"]);
+        Cli::try_parse_from(all).map(|cli| cli.options.core_config().unwrap().pool)
+    };
+    let plain = pool(&[]).unwrap();
+    assert_eq!((plain.name.as_str(), plain.storage, plain.network), ("default", None, None));
+    let full = pool(&["--pool", "p", "--nfs", "10.0.0.9:/share", "--network", "10.0.0.1,10.0.0.2", "--network-mode", "cloudinit"]).unwrap();
+    let storage = full.storage.unwrap();
+    assert_eq!((storage.host.as_str(), storage.target.as_str()), ("10.0.0.9", "/share"));
+    let network = full.network.unwrap();
+    assert_eq!(
+        (network.gateway.as_str(), network.dns.as_slice(), network.mode.as_str()),
+        ("10.0.0.1", ["10.0.0.2".to_owned()].as_slice(), "cloudinit")
+    );
+    for wrong in [["--nfs", "share"], ["--network", "x"], ["--network-mode", "magic"]] {
+        assert!(pool(&wrong).is_err(), "{wrong:?}");
+    }
+}

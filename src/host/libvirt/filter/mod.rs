@@ -1,80 +1,92 @@
-//! The nwfilter of a guest (contract §11.2): its security policy as rules of libvirt.
+//! The nwfilter of a guest (contract §11.2): who it may pretend to be, and its security policy, as rules of libvirt.
 //!
-//! Contract: everything out, the policy's rules in their order for what comes in, then the default. Two defects of the reference are
-//! mended: an ICMP rule has no port (contract §14 E4), a rule's target address is honoured (E5).
+//! Contract: a guest sends with its own MAC only, and, where it was assigned addresses, with those only. Everything else may leave it. What comes in
+//! goes through the policy's rules in their order, then the default. Better than the reference: an ICMP rule has no port (contract §14 E4), a
+//! rule's target address is honoured (E5), a rule without addresses is one for IPv6 too, and a policy that turns something away follows
+//! connections: answers to what the guest asked for, ARP, the neighbour discovery of IPv6 and DHCP pass whatever it says (E6). Following
+//! connections takes a host whose kernel shows bridged packets to iptables ([`kernel`]); on another the rules are as strict as the reference's, and
+//! only ARP, neighbour discovery and DHCP pass them.
+
+pub(super) mod kernel;
+mod rules;
+
+use std::io;
 
 use crate::host::{ErrorKind, HostError, Result};
-use crate::model::{GuestId, Protocol, Rule, SecurityPolicy};
+use crate::model::{GuestConfig, GuestId, SecurityPolicy};
 
 use super::xml::{refuse_control, Node, Xml};
 
-/// Priority of the default rule; libvirt's lowest rank and highest number.
-const DEFAULT_PRIORITY: i32 = 1000;
+/// Rules that fit between libvirt's priorities −1000 and 1000, beside those that every filter has.
+const MAX_RULES: usize = 1700;
 
-/// Rules that fit between libvirt's priorities −1000 and 1000, beside the default and the one for outgoing traffic.
-const MAX_RULES: usize = 1999;
+/// Whether the kernel can tell an answer from a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tracking {
+    /// iptables sees what crosses the bridge.
+    Connections,
+    /// Only ebtables does.
+    None,
+}
 
 /// libvirt's name of a guest's filter.
 pub(super) fn name(id: GuestId) -> String {
     format!("nano-nwfilter-{id}")
 }
 
-/// Builds the filter XML; no policy means that everything is accepted.
-pub(super) fn build(id: GuestId, policy: Option<&SecurityPolicy>) -> Result<String> {
-    let accept_all = SecurityPolicy { accept: true, rules: Vec::new() };
-    let policy = policy.unwrap_or(&accept_all);
-    let count = i32::try_from(policy.rules.len()).ok().filter(|_| policy.rules.len() <= MAX_RULES).ok_or_else(|| {
-        HostError::new(ErrorKind::Invalid, format!("guest {id} has {} security rules; libvirt takes up to {MAX_RULES}", policy.rules.len()))
-    })?;
-    for address in policy.rules.iter().flat_map(|rule| [&rule.source_address, &rule.target_address]) {
-        refuse_control("the address of a security rule", address)?;
+/// True when the policy turns something away; every other policy is the same as none.
+pub(super) fn guards(policy: Option<&SecurityPolicy>) -> bool {
+    policy.is_some_and(|policy| !policy.accept || policy.rules.iter().any(|rule| !rule.accept))
+}
+
+/// Builds the filter XML of a guest.
+pub(super) fn build(guest: &GuestConfig, tracking: Tracking) -> Result<String> {
+    let policy = guest.security.as_ref().filter(|policy| guards(Some(policy)));
+    if let Some(policy) = policy {
+        check(guest.id, policy)?;
     }
-    let first = DEFAULT_PRIORITY - count - 1;
-    Xml::document("filter", &[("name", &name(id)), ("chain", "root")], |xml| {
-        xml.text("uuid", &[], id)?;
-        xml.leaf("rule", &[("action", "accept"), ("direction", "out"), ("priority", &first.to_string())])?;
-        for (rule, priority) in policy.rules.iter().zip(first + 1..) {
-            let attributes = [("action", action(rule.accept)), ("direction", "in"), ("priority", &priority.to_string())];
-            xml.node("rule", &attributes, |xml| write_match(xml, rule))?;
+    refuse_control("the MAC address", &guest.hardware_address)?;
+    Xml::document("filter", &[("name", &name(guest.id)), ("chain", "root")], |xml| {
+        xml.text("uuid", &[], guest.id)?;
+        rules::identity(xml, &guest.hardware_address, &assigned(guest))?;
+        match (policy, tracking) {
+            (None, _) => Ok(()),
+            (Some(policy), Tracking::Connections) => rules::tracked(xml, policy),
+            (Some(policy), Tracking::None) => rules::untracked(xml, policy),
         }
-        let default = [("action", action(policy.accept)), ("direction", "in"), ("priority", &DEFAULT_PRIORITY.to_string())];
-        xml.leaf("rule", &default)
     })
 }
 
-fn action(accept: bool) -> &'static str {
-    if accept {
-        "accept"
-    } else {
-        "drop"
-    }
+/// Addresses that the guest was given, without their prefix length.
+fn assigned(guest: &GuestConfig) -> Vec<std::net::Ipv4Addr> {
+    let addresses = [&guest.internal_address, &guest.external_address].into_iter();
+    addresses.filter_map(|address| address.split('/').next().unwrap_or_default().parse().ok()).collect()
 }
 
-/// What a rule is about. Port 0 is any port, as an empty address is any address.
-fn write_match(xml: &mut Xml, rule: &Rule) -> std::io::Result<()> {
-    let port = rule.target_port.to_string();
-    let (protocol, has_port) = match rule.protocol {
-        Protocol::Tcp => ("tcp", rule.target_port > 0),
-        Protocol::Udp => ("udp", rule.target_port > 0),
-        Protocol::Icmp => ("icmp", false),
-    };
-    let mut attributes = Vec::new();
-    if !rule.source_address.is_empty() {
-        attributes.push(("srcipaddr", rule.source_address.as_str()));
+fn check(id: GuestId, policy: &SecurityPolicy) -> Result<()> {
+    let count = policy.rules.len();
+    if count > MAX_RULES {
+        return Err(HostError::new(ErrorKind::Invalid, format!("guest {id} has {count} security rules; {MAX_RULES} are possible")));
     }
-    if !rule.target_address.is_empty() {
-        attributes.push(("dstipaddr", rule.target_address.as_str()));
-    }
-    attributes.push(("protocol", protocol));
-    if has_port {
-        attributes.push(("dstportstart", &port));
-    }
-    xml.leaf("ip", &attributes)
+    let mut addresses = policy.rules.iter().flat_map(|rule| [&rule.source_address, &rule.target_address]);
+    addresses.try_for_each(|address| refuse_control("the address of a security rule", address))
 }
 
 /// Whether two filter documents have the same rules; the order of attributes does not count.
 pub(super) fn same(one: &str, other: &str) -> Result<bool> {
     Ok(Node::parse(one)?.sorted() == Node::parse(other)?.sorted())
+}
+
+/// A rule with what it matches.
+fn rule(xml: &mut Xml, action: &str, direction: &str, priority: i32, matches: (&str, &[(&str, &str)])) -> io::Result<()> {
+    let attributes = [("action", action), ("direction", direction), ("priority", &priority.to_string())];
+    xml.node("rule", &attributes, |xml| xml.leaf(matches.0, matches.1))
+}
+
+/// [`rule`] for packets that belong to no connection, or whichever they belong to.
+fn loose_rule(xml: &mut Xml, direction: &str, priority: i32, matches: (&str, &[(&str, &str)])) -> io::Result<()> {
+    let attributes = [("action", "accept"), ("direction", direction), ("priority", &priority.to_string()), ("statematch", "false")];
+    xml.node("rule", &attributes, |xml| xml.leaf(matches.0, matches.1))
 }
 
 #[cfg(test)]

@@ -104,8 +104,8 @@ async fn b1_a_clone_that_fails_at_any_step_is_told_and_leaves_nothing_behind() {
         let before = rig.sim.operations();
         assert!(rig.ask(request()).await.success);
         rig.settle().await;
-        // Without the start, which is not part of the create.
-        rig.sim.operations() - before - 1
+        // Without the start and its filter, which are not part of the create.
+        rig.sim.operations() - before - 2
     };
     assert_eq!(steps, 6, "two volumes, domain, fetch, install, autostart");
     for step in 1..=steps {
