@@ -17,6 +17,7 @@
 )]
 
 mod addresses;
+mod cloudinit;
 mod domain;
 mod faults;
 mod images;
