@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -351,12 +352,11 @@ async fn an_image_that_somebody_else_writes_to_is_left_alone() {
     let mut rig = Rig::new().await;
     rig.done(rig.create("base")).await;
     let disk = rig.disks()[0].clone();
-    // It keeps the image open, with QEMU's locks, until its input ends.
-    let mut user = Command::new("qemu-io").args(["-f", "qcow2", &disk]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let locked = || Command::new("qemu-img").args(["check", "-q", "-f", "qcow2", &disk]).output().unwrap();
-    while locked().status.success() {
-        tokio::task::yield_now().await;
-    }
+    // It keeps the image open, with QEMU's locks, until its input ends; once it answers it has them.
+    let mut user = Command::new("qemu-io").args(["-f", "qcow2", &disk]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    user.stdin.as_mut().unwrap().write_all(b"length\n").unwrap();
+    let answered = user.stdout.as_mut().unwrap().read(&mut [0; 64]).unwrap();
+    assert!(answered > 0, "qemu-io could not open the image");
     let (book, files) = (rig.group(), rig.files());
     for request in [rig.shrink(0), rig.delete("base"), rig.resize(0, 8 * MIB)] {
         rig.fails(request, "lock").await;

@@ -45,7 +45,7 @@ impl Node {
         let _ = timeout(PATIENCE, self.renew_copies()).await;
     }
 
-    /// [`Node::copy_shared`] without haste, for the guard.
+    /// `Node::copy_shared` without haste, for the guard.
     pub async fn renew_copies(&self) {
         let _turn = self.copies.turn.lock().await;
         let mut complaint = String::new();
