@@ -39,9 +39,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         job.becomes(Job::Clone);
         if let Err(cause) = fill(&context, &plan, image, &mut undo).await {
             let failure = undo.run(cause).await;
-            // The Core strikes the guest from its books (§13.6).
-            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
-            context.event(event.string(Key::Instance, id.to_string()));
+            tell_failed(&context, id, &failure);
             return Err(failure);
         }
     }
@@ -62,6 +60,15 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     }
     drop(job);
     Ok(())
+}
+
+/// Tells the Core that the guest is gone, which strikes it from its books either way (§13.6).
+fn tell_failed(context: &Context, id: GuestId, failure: &Failure) {
+    if failure.is_deletion() {
+        return context.guest_event(MessageId::GUEST_DELETED_EVENT, id);
+    }
+    let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
+    context.event(event.string(Key::Instance, id.to_string()));
 }
 
 /// The steps up to the answer, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.

@@ -36,6 +36,10 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     set_created(&context, id, false);
     let outcome = replace(&context, id, &source, &disk, capacity).await;
     set_created(&context, id, true);
+    if outcome.as_ref().is_err_and(Failure::is_deletion) {
+        // The Core hears of the deletion.
+        return outcome;
+    }
     sleep_until(answered + APART).await;
     context.event(finished(id, outcome.as_ref().err()));
     drop(job);
