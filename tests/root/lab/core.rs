@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cell::model::GuestId;
 use corelet::requests::{CreateGuest, StopMode};
-use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError};
+use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError, SharedStorage};
 use nix::sched::{setns, CloneFlags};
 use tokio::runtime::{Builder, Runtime};
 
@@ -15,6 +15,9 @@ use super::{Cell, Lab, CORE_ADDRESS};
 
 /// Longest wait for an event that is not about time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Storage pool of a Core with shared storage.
+pub const SHARED_POOL: &str = "nas";
 
 /// A running Core.
 pub struct TestCore {
@@ -45,6 +48,12 @@ impl TestCore {
     pub fn with_addresses(lab: &Lab, mode: &str) -> Self {
         let pool = AddressPool { name: "net0".into(), gateway: CORE_ADDRESS.into(), dns: vec![CORE_ADDRESS.into()], mode: mode.into() };
         Self::configured(lab, |config| config.pool.network = Some(pool))
+    }
+
+    /// A Core whose compute pool keeps its disks on the lab's share.
+    pub fn with_shared_storage(lab: &Lab) -> Self {
+        let storage = SharedStorage { name: SHARED_POOL.into(), host: CORE_ADDRESS.into(), target: "/share".into() };
+        Self::configured(lab, |config| config.pool.storage = Some(storage))
     }
 
     fn configured(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {

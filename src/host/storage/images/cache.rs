@@ -48,6 +48,11 @@ impl Cache {
         Self { limit, changing: Mutex::new(()) }
     }
 
+    /// Most bytes that are kept.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// The content of this version of an image, if it is there; it counts as used then.
     pub(super) fn find(&self, disk: &Path, id: &str, signature: &str, size: u64) -> Option<File> {
         let file = (self.limit > 0).then(|| File::open(directory(disk)?.join(name(id, signature))).ok()).flatten()?;
