@@ -66,7 +66,8 @@ fn hash_in(report: &str) -> &str {
     report.split_whitespace().find(|word| word.starts_with("$6$")).unwrap()
 }
 
-const ADDRESSED: [&str; 4] = ["status: done", "address 10.226.0.50/24", "router 10.226.0.1", "mount /dev/mapper/nano-data /srv/my\\x20data ext4"];
+const ADDRESSED: [&str; 4] =
+    ["status: done", "address 10.226.0.50/24", "router 10.226.0.1", "mount /dev/mapper/nano-data /srv/my\\x20data ext4"];
 
 #[test]
 #[ignore = "needs root, libvirt and QEMU"]
