@@ -53,12 +53,12 @@ impl Failure {
         Self::Refused(reason.into())
     }
 
-    /// True when it was stopped because its guest is being deleted.
-    pub fn is_deletion(&self) -> bool {
+    /// Why it was stopped; none when it failed by itself.
+    pub fn stopped(&self) -> Option<StopReason> {
         match self {
-            Self::Stopped(reason) => *reason == StopReason::Deletion,
-            Self::NotUndone { cause, .. } => cause.is_deletion(),
-            _ => false,
+            Self::Stopped(reason) => Some(*reason),
+            Self::NotUndone { cause, .. } => cause.stopped(),
+            _ => None,
         }
     }
 

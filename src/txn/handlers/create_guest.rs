@@ -17,6 +17,7 @@ use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::addresses::seeds;
 use crate::txn::node::jobs::Job;
+use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::carry;
 use crate::txn::undo::Undo;
 use crate::txn::{secrets, Context, Failure};
@@ -64,11 +65,15 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
 
 /// Tells the Core that the guest is gone, which strikes it from its books either way (§13.6).
 fn tell_failed(context: &Context, id: GuestId, failure: &Failure) {
-    if failure.is_deletion() {
-        return context.guest_event(MessageId::GUEST_DELETED_EVENT, id);
+    match failure.stopped() {
+        Some(StopReason::Deletion) => context.guest_event(MessageId::GUEST_DELETED_EVENT, id),
+        // It lives on elsewhere, and the Core knows.
+        Some(StopReason::Moved) => {}
+        Some(StopReason::Shutdown) | None => {
+            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
+            context.event(event.string(Key::Instance, id.to_string()));
+        }
     }
-    let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
-    context.event(event.string(Key::Instance, id.to_string()));
 }
 
 /// The steps up to the answer, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.

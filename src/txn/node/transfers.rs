@@ -29,6 +29,9 @@ pub enum StopReason {
     /// Its guest goes.
     #[error("the guest is being deleted")]
     Deletion,
+    /// Its guest is another Cell's now.
+    #[error("the guest has been moved to another cell")]
+    Moved,
 }
 
 /// How one transfer is stopped, and why.
