@@ -8,6 +8,8 @@ use crate::model::GuestId;
 use crate::proto::message::{Key, MessageId};
 use crate::store::StoreError;
 
+use super::node::transfers::StopReason;
+
 /// The reason of a failure answer; its `Display` is the whole chain in one line, for it is printed once, at the edge.
 #[derive(Debug)]
 pub enum Failure {
@@ -39,6 +41,8 @@ pub enum Failure {
         /// What is left behind and why.
         left: String,
     },
+    /// A transfer was stopped before it was done.
+    Stopped(StopReason),
     /// A defect of ours.
     Internal(String),
 }
@@ -47,6 +51,15 @@ impl Failure {
     /// A refusal with its reason.
     pub fn refused(reason: impl Into<String>) -> Self {
         Self::Refused(reason.into())
+    }
+
+    /// Why it was stopped; none when it failed by itself.
+    pub fn stopped(&self) -> Option<StopReason> {
+        match self {
+            Self::Stopped(reason) => Some(*reason),
+            Self::NotUndone { cause, .. } => cause.stopped(),
+            _ => None,
+        }
     }
 
     /// True when the host may still carry it out.
@@ -77,6 +90,7 @@ impl fmt::Display for Failure {
             Self::Store(error) => chain(f, error),
             Self::Expired => f.write_str("the deadline passed before the work was done; it is taken back"),
             Self::NotUndone { cause, left } => write!(f, "{cause}; taking it back failed as well: {left}"),
+            Self::Stopped(reason) => write!(f, "stopped: {reason}"),
             Self::Internal(what) => write!(f, "internal error: {what}"),
         }
     }

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{timeout, Instant};
 
 use super::handlers::remains;
+use super::node::jobs::Job;
 use super::{Failure, Node};
 use crate::model::{GuestId, VolumeGroup};
 use crate::store::DataFile;
@@ -57,6 +58,8 @@ async fn discard(node: &Arc<Node>, id: GuestId, silent: &mut BTreeSet<String>) {
 }
 
 async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
+    // With a job, so that the vanished domain surprises nobody.
+    let _job = node.jobs.acquire(id, Job::Delete, Instant::now() + PATIENCE).await?;
     node.host.hypervisor.undefine(id).await?;
     let group: VolumeGroup = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
     remains::delete_volumes(node, id, &group).await?;

@@ -60,7 +60,7 @@ where
     match (ended, running.stopped()) {
         // Done just before it was to stop: it is complete, so it is kept.
         (Some(Ok(result)), _) => Ok(result),
-        (_, Some(reason)) => Err(Failure::refused(format!("stopped: {reason}"))),
+        (_, Some(reason)) => Err(Failure::Stopped(reason)),
         (Some(Err(error)), None) => Err(error.into()),
         (None, None) => Err(Failure::Internal("a transfer had no turn".into())),
     }

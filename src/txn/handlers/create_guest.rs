@@ -17,6 +17,7 @@ use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::addresses::seeds;
 use crate::txn::node::jobs::Job;
+use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::carry;
 use crate::txn::undo::Undo;
 use crate::txn::{secrets, Context, Failure};
@@ -39,9 +40,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         job.becomes(Job::Clone);
         if let Err(cause) = fill(&context, &plan, image, &mut undo).await {
             let failure = undo.run(cause).await;
-            // The Core strikes the guest from its books (§13.6).
-            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
-            context.event(event.string(Key::Instance, id.to_string()));
+            tell_failed(&context, id, &failure);
             return Err(failure);
         }
     }
@@ -62,6 +61,19 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     }
     drop(job);
     Ok(())
+}
+
+/// Tells the Core that the guest is gone, which strikes it from its books either way (§13.6).
+fn tell_failed(context: &Context, id: GuestId, failure: &Failure) {
+    match failure.stopped() {
+        Some(StopReason::Deletion) => context.guest_event(MessageId::GUEST_DELETED_EVENT, id),
+        // It lives on elsewhere, and the Core knows.
+        Some(StopReason::Moved) => {}
+        Some(StopReason::Shutdown) | None => {
+            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
+            context.event(event.string(Key::Instance, id.to_string()));
+        }
+    }
 }
 
 /// The steps up to the answer, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.

@@ -11,6 +11,7 @@ use crate::model::{GuestId, PowerState};
 use crate::proto::message::{Key, MessageId};
 use crate::store::DataFile;
 use crate::txn::node::jobs::{Job, JobGuard};
+use crate::txn::node::transfers::StopReason;
 use crate::txn::{Context, Failure};
 
 use super::remains::delete_volumes;
@@ -20,10 +21,8 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let _job = take_over(&context, id).await?;
     context.check()?;
     let Ok(guest) = context.node.books.guest(id) else {
-        // Its create was stopped for this and has taken everything back.
-        let answered = context.respond(context.success());
-        context.guest_event(MessageId::GUEST_DELETED_EVENT, id);
-        return answered;
+        // Its create was stopped for this, has taken everything back, and has told the Core.
+        return context.respond(context.success());
     };
     lifecycle::next(guest.phase(), Operation::Delete)
         .map_err(|refusal| Failure::refused(format!("guest '{}' can't be deleted: {refusal}", guest.config.name)))?;
@@ -51,7 +50,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
 /// The guest's job. A transfer to its system disk is stopped, and has ended when this returns; one that only reads the disk is not.
 async fn take_over(context: &Context, id: GuestId) -> Result<JobGuard, Failure> {
     let node = &context.node;
-    if node.books.guest(id)?.created || !node.transfers.stop(id, "the guest is being deleted") {
+    if node.books.guest(id)?.created || !node.transfers.stop(id, StopReason::Deletion) {
         return context.job(id, Job::Delete).await;
     }
     node.jobs.outlast(id, Job::Delete, context.deadline()).await

@@ -13,6 +13,7 @@ use crate::host::{ErrorKind, HostError};
 use crate::model::{Guest, GuestId, PowerState};
 use crate::store::DataFile;
 use crate::txn::node::jobs::{Job, JobGuard};
+use crate::txn::node::transfers::StopReason;
 use crate::txn::undo::Undo;
 use crate::txn::{Context, Failure, Node};
 
@@ -166,7 +167,7 @@ async fn purge(context: &Arc<Context>) -> Result<(), Failure> {
 
 async fn purge_one(context: &Context, id: GuestId) -> Result<(), Failure> {
     let node = &context.node;
-    node.transfers.stop(id, "the guest has been moved to another cell");
+    node.transfers.stop(id, StopReason::Moved);
     let _job = node.jobs.outlast(id, Job::Detach, context.deadline()).await?;
     let Ok(guest) = node.books.guest(id) else { return Ok(()) };
     // Gone from libvirt already is as good.

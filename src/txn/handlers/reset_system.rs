@@ -15,6 +15,7 @@ use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::node::books::Disk;
 use crate::txn::node::jobs::Job;
+use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::{carry, tell_power};
 use crate::txn::undo::Undo;
 use crate::txn::{Context, Failure};
@@ -36,6 +37,10 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     set_created(&context, id, false);
     let outcome = replace(&context, id, &source, &disk, capacity).await;
     set_created(&context, id, true);
+    if outcome.as_ref().is_err_and(|failure| matches!(failure.stopped(), Some(StopReason::Deletion | StopReason::Moved))) {
+        // The Core hears of the deletion, or knows of the move.
+        return outcome;
+    }
     sleep_until(answered + APART).await;
     context.event(finished(id, outcome.as_ref().err()));
     drop(job);

@@ -20,17 +20,31 @@ pub struct Transfers {
     closing: CancellationToken,
 }
 
+/// Why a transfer was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// The service ends.
+    #[error("the cell is shutting down")]
+    Shutdown,
+    /// Its guest goes.
+    #[error("the guest is being deleted")]
+    Deletion,
+    /// Its guest is another Cell's now.
+    #[error("the guest has been moved to another cell")]
+    Moved,
+}
+
 /// How one transfer is stopped, and why.
 #[derive(Clone)]
 struct Stop {
     token: CancellationToken,
-    reason: Arc<Mutex<&'static str>>,
+    reason: Arc<Mutex<StopReason>>,
 }
 
 impl Transfers {
     /// Registers a transfer for a guest whose job the caller holds.
     pub fn begin(&self, guest: GuestId) -> Running {
-        let stop = Stop { token: self.closing.child_token(), reason: Arc::new(Mutex::new("the cell is shutting down")) };
+        let stop = Stop { token: self.closing.child_token(), reason: Arc::new(Mutex::new(StopReason::Shutdown)) };
         self.running.lock().insert(guest, stop.clone());
         Running { guest, stop, running: self.running.clone() }
     }
@@ -43,7 +57,7 @@ impl Transfers {
     }
 
     /// Stops a guest's transfer; false when there is none. Whoever runs it takes it back and then frees the guest.
-    pub fn stop(&self, guest: GuestId, reason: &'static str) -> bool {
+    pub fn stop(&self, guest: GuestId, reason: StopReason) -> bool {
         let running = self.running.lock();
         let Some(stop) = running.get(&guest) else { return false };
         *stop.reason.lock() = reason;
@@ -76,7 +90,7 @@ impl Running {
     }
 
     /// Why it was stopped; none when it was not.
-    pub fn stopped(&self) -> Option<&'static str> {
+    pub fn stopped(&self) -> Option<StopReason> {
         self.stop.token.is_cancelled().then(|| *self.stop.reason.lock())
     }
 }
@@ -111,12 +125,12 @@ mod tests {
         let transfers = Transfers::default();
         let (one, two) = (GuestId::from_bytes([1; 16]), GuestId::from_bytes([2; 16]));
         let (first, second) = (transfers.begin(one), transfers.begin(two));
-        assert!(transfers.stop(one, "because"));
-        assert_eq!((first.stopped(), second.stopped()), (Some("because"), None));
+        assert!(transfers.stop(one, StopReason::Deletion));
+        assert_eq!((first.stopped(), second.stopped()), (Some(StopReason::Deletion), None));
         drop(first);
-        assert!(!transfers.stop(one, "again"));
+        assert!(!transfers.stop(one, StopReason::Deletion));
         transfers.close();
-        assert_eq!(second.stopped(), Some("the cell is shutting down"));
+        assert_eq!(second.stopped(), Some(StopReason::Shutdown));
         assert!(transfers.begin(one).stopped().is_some(), "nothing begins after the end");
     }
 }

@@ -210,8 +210,7 @@ async fn deleting_a_guest_that_is_being_cloned_stops_the_transfer_and_leaves_not
     assert!(begun.elapsed() < Duration::from_secs(1));
     rig.settle().await;
     let sent = rig.sent();
-    assert_eq!(ids(&sent), [MessageId::GUEST_UPDATED_EVENT, MessageId::GUEST_DELETED_EVENT]);
-    assert!(sent[0].error.contains("the guest is being deleted"), "{}", sent[0].error);
+    assert_eq!(ids(&sent), [MessageId::GUEST_DELETED_EVENT]);
     assert_eq!(rig.sim.state(), state);
     assert_eq!(rig.files(), files);
 }
@@ -327,7 +326,7 @@ async fn deleting_a_guest_that_is_being_reset_stops_the_reset() {
     rig.settle().await;
     let sent = rig.sent();
     assert_eq!(only(&sent, MessageId::GUEST_DELETED_EVENT).len(), 1);
-    assert_eq!(only(&sent, MessageId::SYSTEM_RESET_EVENT).len(), 1, "nothing is said of a guest that is gone");
+    assert!(only(&sent, MessageId::SYSTEM_RESET_EVENT).is_empty(), "nothing is said of a guest that is gone");
     let state = rig.sim.state();
     assert!(state.domains.is_empty() && state.parts.is_empty() && state.directories["/images/local0"].is_empty());
 }
