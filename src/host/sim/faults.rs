@@ -15,6 +15,9 @@ pub enum Operation {
     Define,
     Undefine,
     Start,
+    StartWithMedia,
+    SetMedia,
+    Media,
     Shutdown,
     Reboot,
     Reset,
@@ -25,6 +28,9 @@ pub enum Operation {
     UpdateFilter,
     Agent,
     EnsureLocalPool,
+    EnsureNfsPool,
+    CheckPool,
+    RefreshPool,
     Pool,
     RemovePool,
     CreateVolume,
@@ -51,6 +57,13 @@ pub enum Operation {
     Install,
     Discard,
     Upload,
+    FetchMedia,
+    DiscardMedia,
+    LoadShared,
+    SaveShared,
+    EraseShared,
+    Claim,
+    SetClaim,
 }
 
 /// Whether a failing operation was carried out all the same.

@@ -59,7 +59,7 @@ impl SimHost {
         if let Some(Fault { kind, effect: Effect::None }) = fault {
             return Err(planned(operation, kind));
         }
-        let result = act(&mut self.inner.world.lock());
+        let result = self.inner.world.lock().act(act);
         fault.map_or(result, |fault| Err(planned(operation, fault.kind)))
     }
 }
@@ -100,6 +100,23 @@ impl Images for SimHost {
         self.step(Operation::Discard, |world| {
             let removed = world.state.parts.remove(disk).is_some();
             Ok(if removed { Change::Changed } else { Change::Unchanged })
+        })
+    }
+
+    async fn fetch_media(&self, media: &ImageLocation, directory: &str, transfer: &Transfer) -> Result<String> {
+        let size = self.inner.world.lock().media.get(&media.id).copied();
+        let missing = || HostError::new(ErrorKind::Invalid, format!("the image server {}:{} refuses: no media", media.host, media.port));
+        let fault = self.transfer(Operation::FetchMedia, size.ok_or_else(missing)?, transfer).await?;
+        let file = format!("{directory}/{}.iso", media.id);
+        self.inner.world.lock().state.files.insert(file.clone(), media.id.clone().into_bytes());
+        fault.map_or(Ok(file), |fault| Err(planned(Operation::FetchMedia, fault.kind)))
+    }
+
+    async fn discard_media(&self, directory: &str, keep: &[String]) -> Result<Change> {
+        self.step(Operation::DiscardMedia, |world| {
+            let before = world.state.files.len();
+            world.state.files.retain(|file, _| !file.starts_with(directory) || keep.contains(file));
+            Ok(if world.state.files.len() < before { Change::Changed } else { Change::Unchanged })
         })
     }
 

@@ -1,12 +1,15 @@
 //! The state that all transactions of this node share.
 
 pub mod books;
+pub(in crate::txn) mod claims;
+mod copies;
 pub mod jobs;
+pub mod mailboxes;
 pub mod transfers;
 mod warnings;
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use tokio::sync::RwLock;
@@ -38,6 +41,10 @@ pub struct Counters {
 pub struct NodeSettings {
     /// Bridge of new guests' interfaces.
     pub bridge: String,
+    /// Name of this node in the domain, which claims of shared guests carry.
+    pub name: String,
+    /// Directory below which shared pools are mounted (contract §8; §14 D20).
+    pub pools_dir: String,
 }
 
 /// Everything a handler works on.
@@ -54,8 +61,18 @@ pub struct Node {
     pub jobs: jobs::Jobs,
     /// Transfers of disks.
     pub transfers: transfers::Transfers,
+    /// Held for reading from before media are fetched until they are in a drive, for writing while those that nobody uses are removed.
+    pub media_files: Arc<RwLock<()>>,
+    /// Media were taken out of a drive since those that nobody uses were removed.
+    pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
+    /// Transactions that wait for a further message.
+    pub mailboxes: mailboxes::Mailboxes,
+    /// What shared pools say about our guests.
+    copies: copies::Copies,
+    /// Claims taken from others.
+    taken: claims::Taken,
     /// Figures of running guests.
     pub usage: Arc<UsageCache>,
     /// Counters.
@@ -72,12 +89,34 @@ impl Node {
         let usage = Arc::new(UsageCache::new(host.hypervisor.clone()));
         let (jobs, transfers) = (jobs::Jobs::default(), transfers::Transfers::default());
         let (counters, warnings) = (Counters::default(), Warnings::default());
-        Self { host, books, store, outbox, jobs, transfers, layout: RwLock::new(()), usage, counters, warnings, settings }
+        let (mailboxes, copies, taken) = (mailboxes::Mailboxes::default(), copies::Copies::default(), claims::Taken::default());
+        Self {
+            host,
+            books,
+            store,
+            outbox,
+            jobs,
+            transfers,
+            media_files: Arc::default(),
+            media_left: AtomicBool::new(false),
+            layout: RwLock::new(()),
+            mailboxes,
+            copies,
+            taken,
+            usage,
+            counters,
+            warnings,
+            settings,
+        }
     }
 
-    /// Makes the state at the time of this call durable.
+    /// Makes the state at the time of this call durable, and brings what shared pools say about our guests up to date.
     pub async fn save(&self, files: &[DataFile]) -> Result<(), Failure> {
-        Ok(self.store.flush(files).await?)
+        self.store.flush(files).await?;
+        if files.iter().any(|file| matches!(file, DataFile::Instance | DataFile::Storage)) {
+            self.copy_shared().await;
+        }
+        Ok(())
     }
 
     /// Writes down that a guest runs, stopped or vanished; true when that is news. Whoever saw it start right now
@@ -106,13 +145,24 @@ impl Node {
             PowerState::Running => MessageId::GUEST_STARTED_EVENT,
             PowerState::Stopped | PowerState::Lost => MessageId::GUEST_STOPPED_EVENT,
         };
-        let about = |event| Message::new(event).string(Key::Instance, id.to_string()).from_session(session);
-        self.outbox.send(None, about(event));
+        self.outbox.send(None, Message::new(event).string(Key::Instance, id.to_string()).from_session(session));
         if power != PowerState::Running {
-            let media = self.books.lock().guests.get_mut(&id).and_then(|guest| guest.media.take());
-            if media.is_some() {
-                self.outbox.send(None, about(MessageId::MEDIA_DETACHED_EVENT));
-            }
+            self.drop_media(id, session);
+        }
+    }
+
+    /// A guest's drive is empty now, whoever emptied it; tells the Core when there were media in it.
+    pub fn drop_media(&self, id: GuestId, session: u32) {
+        let had = {
+            let mut books = self.books.lock();
+            let guest = books.guests.get_mut(&id).filter(|guest| guest.config.media.is_some());
+            guest.map(|guest| Arc::make_mut(&mut guest.config).media = None).is_some()
+        };
+        if had {
+            self.outbox
+                .send(None, Message::new(MessageId::MEDIA_DETACHED_EVENT).string(Key::Instance, id.to_string()).from_session(session));
+            self.media_left.store(true, Ordering::Relaxed);
+            self.store.flush_later(&[DataFile::Instance]);
         }
     }
 
