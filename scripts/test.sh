@@ -77,6 +77,10 @@ else
     without+=(--skip "$name")
     skip "root test $name" "$(paste -sd';' <<<"$lacks")"
   done
+  lacks=$(scripts/linux-guest.sh check-debian) && [ -d /var/lib/cell-lab/debian/root ] || for name in $(names "$WHOLE" | grep debian_guest); do
+    without+=(--skip "$name")
+    skip "root test $name" "${lacks:-its Debian is not there; scripts/linux-guest.sh fetch-debian /var/lib/cell-lab/debian downloads it}"
+  done
   run "libvirt $(virsh --version): the layer alone" libvirt_suite
   # Two at a time: each boots guests under emulation.
   run "Everything together" as_root env "PATH=$PATH:/usr/sbin:/sbin" "$WHOLE" --ignored --test-threads=2 "${without[@]+"${without[@]}"}"
