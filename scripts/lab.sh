@@ -3,7 +3,7 @@
 #
 # One lab is one process tree in a PID namespace of its own. Each of its hosts is a network and mount namespace: `core` (10.226.0.1) carries the
 # switch, `cell1`, `cell2`, … (10.226.0.2, …) have a bridge br0 on it and a libvirtd of their own with private /run/libvirt, /etc/libvirt and
-# /var/lib/libvirt. Nothing leaves the lab, several labs may run side by side, and the end of its first process ends everything in it:
+# /var/lib/libvirt. Whatever NFS export they mount is $LABS/NAME/share. Nothing leaves the lab, several labs may run side by side, and the end of its first process ends everything in it:
 # daemons, guests, namespaces, mounts. Files of a lab lie in $LABS/NAME until it is taken down.
 set -euo pipefail
 
@@ -114,10 +114,26 @@ host() { # NAME HOST: holds the host's namespaces.
     mount --bind "$dir/lib" /var/lib/libvirt
     mount --bind "$dir/etc" /etc/libvirt
     mount --bind "$dir/log" /var/log/libvirt
+    nfs_client "$1" "$dir"
     mount --bind "$LABS/cache" /var/cache/libvirt # what libvirt found out about QEMU; asking it anew takes seconds
   fi
   echo "$id" >"$dir/holder.new" && mv "$dir/holder.new" "$dir/holder"
   exec sleep infinity
+}
+
+# A stand-in for the NFS client, which kernels of test machines lack: whatever is mounted is the lab's share, a directory that all of its hosts
+# see. It has to lie where mount(8) looks for its helpers, beside the machine's own programs.
+nfs_client() { # NAME DIRECTORY of the host
+  local sbin share=$LABS/$1/share
+  sbin=$(readlink -f /sbin)
+  mkdir -p "$2/sbin" "$2/sbin.real" "$share"
+  chmod 0755 "$share"
+  mount --bind "$sbin" "$2/sbin.real"
+  ln -s "$2"/sbin.real/* "$2/sbin/"
+  rm -f "$2/sbin/mount.nfs"
+  printf '#!/bin/sh\nexec mount --bind %s "$2"\n' "$share" >"$2/sbin/mount.nfs"
+  chmod 0755 "$2/sbin/mount.nfs"
+  mount --bind "$2/sbin" "$sbin"
 }
 
 # --- bringing it up ---

@@ -437,7 +437,7 @@ async fn e10_media_become_files_that_anybody_may_read_and_are_fetched_once() {
     let newer = fetch(media.clone()).await.unwrap();
     assert_ne!(newer, file);
     let big = fetch(bed.image("big", 9 * MIB)).await.unwrap();
-    bed.client.discard_media(directory.to_str().unwrap(), &[file.clone()]).await.unwrap();
+    bed.client.discard_media(directory.to_str().unwrap(), std::slice::from_ref(&file)).await.unwrap();
     assert!(Path::new(&file).exists() && !Path::new(&big).exists());
 
     let error = fetch(ImageLocation { id: "none".into(), ..media.clone() }).await.unwrap_err();

@@ -24,7 +24,7 @@ pub(super) async fn send_reports(node: Arc<Node>) -> Result<(), String> {
     let mut complaint = String::new();
     loop {
         ticks.tick().await;
-        let paths = node.books.lock().storage.system_paths.clone();
+        let paths = node.books.lock().disk_paths();
         let space = node.host.storage.space(&paths).await;
         if let Some(sample) = stats.sample(tokio::time::Instant::now().into_std()) {
             complain_once(&mut complaint, sample.unreadable.iter().chain(&space.unreadable));

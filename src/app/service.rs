@@ -13,7 +13,7 @@ use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
 use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
 use crate::host::network::HostNetwork;
-use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks};
+use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks, SharedFiles};
 use crate::host::{Bridge, ErrorKind, Host, HostError};
 use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
@@ -24,7 +24,7 @@ use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
 use crate::store::{DataFile, Identity, RunMarker, Store};
 use crate::txn::node::{Books, NodeSettings};
-use crate::txn::{monitor, recovery, Engine, Node, Outbox};
+use crate::txn::{guard, monitor, recovery, Engine, Node, Outbox};
 use crate::{config, host};
 
 /// How long a start waits for a Core before it says that none has answered yet.
@@ -96,6 +96,7 @@ impl Service {
             disks: Arc::<LocalDisks>::default(),
             network: Arc::new(network),
             images: Arc::new(images),
+            shared: Arc::new(SharedFiles::default()),
         };
         let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
@@ -114,7 +115,9 @@ impl Service {
         });
         let books = Arc::new(Books::new(opened.loaded));
         let outbox = Arc::new(DomainOutbox(domain.outbound()));
-        let node = Node::new(host, books.clone(), opened.store, outbox, NodeSettings { bridge: settings.cell.bridge.clone() });
+        let pools_dir = settings.home.pools_dir().to_string_lossy().into_owned();
+        let node_settings = NodeSettings { bridge: settings.cell.bridge.clone(), name: name.clone(), pools_dir };
+        let node = Node::new(host, books.clone(), opened.store, outbox, node_settings);
         let node = Arc::new(node);
         let stop_writing = CancellationToken::new();
         let mut tasks = Supervisor::default();
@@ -136,6 +139,7 @@ impl Service {
             usage.keep_fresh().await;
             Ok::<(), String>(())
         });
+        tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);

@@ -25,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::model::{GuestConfig, GuestId, Pool};
+use crate::model::{Claim, GuestConfig, GuestId, Pool};
 
 pub use disks::{DiskImage, Disks};
 pub use error::{ErrorKind, HostError};
@@ -111,10 +111,21 @@ pub trait Storage: Send + Sync {
     /// Defines, builds, starts and marks for autostart a local directory pool; returns what it is. Unchanged when it is there with the same target.
     async fn ensure_local_pool(&self, name: &str, target: &str) -> Result<Pool>;
 
+    /// Defines, mounts and keeps mounted a pool on an NFS export; returns what it is. Unchanged when it is there with the same source, also below
+    /// another directory than `target`; [`ErrorKind::Exists`] with another source. It is never marked for autostart: a libvirtd that mounts a dead
+    /// server when it starts serves nobody.
+    async fn ensure_nfs_pool(&self, name: &str, source: &NfsSource, target: &str) -> Result<Pool>;
+
+    /// Whether the pool can be used right now: active, and a shared one mounted and answering.
+    async fn check_pool(&self, name: &str) -> Result<()>;
+
+    /// Has the pool's directory read again, after another host has changed it.
+    async fn refresh_pool(&self, name: &str) -> Result<()>;
+
     /// The pool as libvirt has it, with its volumes' names; [`ErrorKind::NotFound`] when there is none.
     async fn pool(&self, name: &str) -> Result<Pool>;
 
-    /// Stops and undefines a pool. Its files stay, an empty directory is removed.
+    /// Stops and undefines a pool. Its files stay, an empty directory is removed, and nothing is touched below one that is still mounted.
     async fn remove_pool(&self, name: &str) -> Result<Change>;
 
     /// Creates a blank qcow2 volume of `capacity` bytes (contract §11.1).
@@ -159,6 +170,30 @@ pub trait Images: Send + Sync {
     async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64>;
 }
 
+/// The files about guests in the directory of a shared pool, which all its hosts read and write. A server that does not answer costs the
+/// caller some seconds and a bounded number of threads; a directory that is not mounted is [`ErrorKind::Unavailable`].
+#[async_trait]
+pub trait Shared: Send + Sync {
+    /// What is written there about a guest; [`ErrorKind::NotFound`] when nothing is.
+    async fn load(&self, directory: &str, id: GuestId) -> Result<SharedGuest>;
+
+    /// Writes down a guest, each file as a whole or not at all.
+    async fn save(&self, directory: &str, guest: &SharedGuest) -> Result<()>;
+
+    /// Removes what is written about a guest, its claim included.
+    async fn erase(&self, directory: &str, id: GuestId) -> Result<Change>;
+
+    /// Who may run a guest; none when nobody has ever claimed it.
+    async fn claim(&self, directory: &str, id: GuestId) -> Result<Option<Claim>>;
+
+    /// Replaces a claim. Its generation must be one more than that of the present one (0 without one): else somebody else was faster, and it is
+    /// [`ErrorKind::Busy`].
+    async fn set_claim(&self, directory: &str, id: GuestId, claim: &Claim) -> Result<()>;
+
+    /// The boot id of this host.
+    fn boot(&self) -> String;
+}
+
 /// The bridge that guests are joined to and the domain is reached through.
 #[async_trait]
 pub trait Network: Send + Sync {
@@ -185,6 +220,8 @@ pub struct Host {
     pub network: Arc<dyn Network>,
     /// Image servers.
     pub images: Arc<dyn Images>,
+    /// Files about guests in shared pools.
+    pub shared: Arc<dyn Shared>,
 }
 
 /// An address and the MAC that answers for it.

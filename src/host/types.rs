@@ -1,6 +1,6 @@
 //! Values that the host traits take and give.
 
-use crate::model::{GuestId, PowerState, Secret};
+use crate::model::{GuestConfig, GuestId, PowerState, Secret, VolumeGroup};
 
 /// Whether an idempotent operation had something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,4 +140,22 @@ pub struct ImageLocation {
     pub port: u16,
     /// Size of the image in bytes as announced; 0 where the image is yet to be made.
     pub size: u64,
+}
+
+/// An NFS export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NfsSource {
+    /// Name or address of the server.
+    pub host: String,
+    /// Exported path.
+    pub path: String,
+}
+
+/// A guest as the files of a shared pool describe it (contract §8.3, §8.4).
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedGuest {
+    /// `<id>.meta`.
+    pub config: GuestConfig,
+    /// `<id>.vols`.
+    pub volumes: VolumeGroup,
 }

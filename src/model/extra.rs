@@ -18,6 +18,11 @@ impl Extra {
         self.0.is_empty()
     }
 
+    /// Drops a key; true when it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        self.0.remove(key).is_some()
+    }
+
     /// The unknown keys.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

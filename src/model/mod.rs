@@ -5,6 +5,7 @@
 //! directions; `null` is accepted wherever a list or a map is expected.
 
 pub mod address;
+pub mod claim;
 pub mod extra;
 pub mod guest;
 pub mod id;
@@ -17,6 +18,7 @@ pub mod service;
 mod snapshots;
 pub mod volume;
 
+pub use claim::Claim;
 pub use extra::Extra;
 pub use guest::{Guest, GuestConfig, Media, PowerState, Template};
 pub use id::{GuestId, InvalidGuestId, SessionId};

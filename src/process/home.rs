@@ -99,6 +99,11 @@ impl Home {
         self.0.join("data")
     }
 
+    /// Below it shared pools are mounted: `pools/` beside the home, wherever the service was started from (contract §8, §14 D20).
+    pub fn pools_dir(&self) -> PathBuf {
+        self.0.parent().unwrap_or(&self.0).join("pools")
+    }
+
     /// `log/`.
     pub fn log_dir(&self) -> PathBuf {
         self.0.join("log")

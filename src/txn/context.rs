@@ -9,6 +9,7 @@ use crate::model::{GuestId, SessionId};
 use crate::proto::message::{Key, Message, MessageId};
 
 use super::node::jobs::{Job, JobGuard};
+use super::node::mailboxes::Mailbox;
 use super::{params::Params, Failure, Node};
 
 /// Where answers and events go; the domain's driver in the service, a list in tests.
@@ -59,7 +60,8 @@ impl Context {
         if self.answered.swap(true, Ordering::AcqRel) {
             return Err(Failure::Expired);
         }
-        if self.answer.is_some() {
+        // Session 0 is nobody: a failover comes with it (contract §13.8).
+        if self.answer.is_some() && self.request.from != 0 {
             self.node.outbox.send(Some(self.link), message.from_session(self.session.0).to_session(self.request.from));
         }
         Ok(())
@@ -82,6 +84,12 @@ impl Context {
             return Err(Failure::Expired);
         }
         Ok(())
+    }
+
+    /// Opens the transaction's mailbox for one further message of the Core, which names our session. To be opened before the answer, which tells
+    /// the Core that number. `about` are the guests that the transaction holds while it waits.
+    pub fn mailbox(&self, expected: MessageId, about: &[GuestId]) -> Mailbox {
+        self.node.mailboxes.open(self.session, expected, about)
     }
 
     /// Sends an event of this transaction.

@@ -44,6 +44,10 @@ impl Engine {
     /// Takes a message of the Core that came over connection `link`.
     pub fn request(&mut self, link: u64, message: Message) {
         self.node.counters.received.fetch_add(1, Ordering::Relaxed);
+        let message = match self.node.mailboxes.deliver(message) {
+            Ok(()) => return,
+            Err(message) => message,
+        };
         let Some(entry) = handlers::find(message.id).filter(|_| message.to == 0) else {
             self.refuse_unknown(link, &message);
             return;
@@ -116,10 +120,12 @@ impl Engine {
         }
     }
 
-    /// From now on new requests are refused; those under way go on, but for transfers of disks, which are stopped and taken back.
+    /// From now on new requests are refused; those under way go on, but for transfers of disks and
+    /// those that wait for a further message of the Core, which are taken back.
     pub fn close(&mut self) {
         self.closed = true;
         self.node.transfers.close();
+        self.node.mailboxes.close();
     }
 }
 

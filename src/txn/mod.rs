@@ -7,6 +7,7 @@
 //!
 //! `engine` hands out sessions and deadlines; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
+//! `guard` watches over guests of shared pools;
 //! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
@@ -14,6 +15,7 @@ pub mod addresses;
 mod context;
 pub mod engine;
 mod failure;
+pub mod guard;
 pub mod handlers;
 mod media;
 pub mod monitor;

@@ -1,5 +1,7 @@
 //! A node on a simulated host with the domain's end in the test's hands.
 
+pub(super) mod pair;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +50,11 @@ pub(super) struct Rig {
 impl Rig {
     /// A node with an empty pool `local0`, as after the first start.
     pub(super) async fn new() -> Self {
+        Self::named("Cell_a").await
+    }
+
+    /// The same, with this name in the domain.
+    pub(super) async fn named(name: &str) -> Self {
         let sim = SimHost::new();
         let directory = tempfile::tempdir().unwrap();
         let mut opened = Store::open(directory.path(), "br0").unwrap();
@@ -61,7 +68,8 @@ impl Rig {
         tokio::spawn(opened.writer.run(books.clone(), stop.clone()));
         let events = host.hypervisor.take_events().unwrap();
         let outbox = Arc::new(Recorder::default());
-        let node = Arc::new(Node::new(host, books, opened.store, outbox.clone(), NodeSettings { bridge: "br0".into() }));
+        let settings = NodeSettings { bridge: "br0".into(), name: name.into(), pools_dir: "/pools".into() };
+        let node = Arc::new(Node::new(host, books, opened.store, outbox.clone(), settings));
         node.save(&DataFile::ALL).await.unwrap();
         let engine = Engine::new(node.clone(), TIMEOUT);
         let mut rig = Self { sim, node, engine, directory, outbox, events, _stop: stop.drop_guard() };

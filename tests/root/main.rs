@@ -17,9 +17,12 @@
 )]
 
 mod addresses;
+mod cloudinit;
 mod domain;
 mod faults;
+mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod migration;
 mod snapshots;

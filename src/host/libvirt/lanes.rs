@@ -5,7 +5,8 @@
 //! a hanging QEMU never comes back. So calls are kept apart:
 //!
 //! - *quick* ones touch neither a monitor nor a file;
-//! - *files* work on pools and volumes, and hang with a dead NFS server;
+//! - *files* work on local pools and their volumes, and calls on a shared pool have a lane of that pool's own, for they hang with a dead
+//!   NFS server;
 //! - *guest* ones (start, shut down, reset) and *samples* may; samples get [`SAMPLES`] of their places, so that they never keep a guest from
 //!   being started;
 //! - *kill* waits for nobody, because it is what ends a hanging guest.
@@ -14,6 +15,7 @@
 //! stay below the 20 workers that libvirtd has for everybody. A call past its deadline is reported as [`ErrorKind::Unknown`]; its thread, its
 //! connection and its guest's turn stay taken until it comes back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +35,11 @@ const QUICK: (usize, usize) = (2, 2);
 /// Calls at a time that touch a file system.
 const FILES: (usize, usize) = (2, 2);
 
+/// Calls at a time on one shared pool: one that hangs holds up the others of its pool anyway, in libvirtd.
+const SHARED_POOL: (usize, usize) = (1, 1);
+
 /// Calls at a time that may touch a monitor.
-const GUEST: (usize, usize) = (12, 2);
+const GUEST: (usize, usize) = (11, 2);
 
 /// How many of those may be samples.
 const SAMPLES: usize = 8;
@@ -83,6 +88,8 @@ pub(super) struct Lanes {
     files: Arc<Road>,
     guest: Arc<Road>,
     kill: Arc<Road>,
+    /// Of shared pools, by the pool's name.
+    shared: Mutex<HashMap<String, Arc<Road>>>,
     samples: Arc<Semaphore>,
     turns: Arc<Turns>,
     timeout: Duration,
@@ -129,6 +136,7 @@ impl Lanes {
             files: Road::new(uri, FILES),
             guest: Road::new(uri, GUEST),
             kill: Road::new(uri, KILL),
+            shared: Mutex::default(),
             samples: Arc::new(Semaphore::new(SAMPLES)),
             turns: Arc::default(),
             timeout,
@@ -136,8 +144,32 @@ impl Lanes {
         }
     }
 
+    /// Gives a shared pool a lane of its own, for good.
+    pub(super) fn set_apart(&self, pool: &str) {
+        self.shared.lock().entry(pool.to_owned()).or_insert_with(|| Road::new(&self.files.uri, SHARED_POOL));
+    }
+
+    /// Runs `work` on the files of a pool, in its own lane if it has one.
+    pub(super) async fn run_in_pool<T, F>(&self, pool: &str, effect: Effect, what: String, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let own = self.shared.lock().get(pool).cloned();
+        let road = own.unwrap_or_else(|| self.files.clone());
+        self.run_on(road, Lane::Files, effect, what, work).await
+    }
+
     /// Runs `work` on a connection of the lane. `what` names the operation and its object in errors.
     pub(super) async fn run<T, F>(&self, lane: Lane, effect: Effect, what: String, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.run_on(self.road(lane).clone(), lane, effect, what, work).await
+    }
+
+    async fn run_on<T, F>(&self, road: Arc<Road>, lane: Lane, effect: Effect, what: String, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -147,8 +179,7 @@ impl Lanes {
             Some(id) => Some(self.turns.take(id, &what, deadline).await?),
             None => None,
         };
-        let held = self.enter(lane, &what, deadline).await?;
-        let road = self.road(lane).clone();
+        let held = self.enter(&road, lane, &what, deadline).await?;
         let call = tokio::task::spawn_blocking(move || {
             // Moved in here: they are free when the call is back, not when its caller gave up.
             let _held = (held, turn);
@@ -162,8 +193,8 @@ impl Lanes {
     }
 
     /// Waits for a place.
-    async fn enter(&self, lane: Lane, what: &str, deadline: Instant) -> Result<Vec<OwnedSemaphorePermit>> {
-        let mut gates = vec![&self.road(lane).places];
+    async fn enter(&self, road: &Road, lane: Lane, what: &str, deadline: Instant) -> Result<Vec<OwnedSemaphorePermit>> {
+        let mut gates = vec![&road.places];
         if matches!(lane, Lane::Sample(_)) {
             gates.insert(0, &self.samples);
         }

@@ -19,6 +19,7 @@ mod filter;
 mod hypervisor;
 mod lanes;
 mod media;
+mod nfs;
 mod pool;
 mod qemu;
 mod refresher;

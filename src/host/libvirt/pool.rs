@@ -9,7 +9,7 @@ use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
 use virt::sys;
 
-use crate::host::storage::{discard_cache, selinux};
+use crate::host::storage::{discard_cache, is_mounted, selinux};
 use crate::host::{Change, ErrorKind, HostError, Result};
 use crate::model::{Pool, PoolMode};
 
@@ -126,12 +126,18 @@ pub(super) fn read(pool: &StoragePool, name: &str) -> Result<Pool> {
     Ok(described)
 }
 
-fn describe(pool: &StoragePool, name: &str) -> Result<Pool> {
+/// Has the directory read again.
+pub(super) fn refresh(connection: &Connection, name: &str) -> Result<()> {
+    let pool = find(connection, name)?;
+    pool.refresh(0).map(drop).map_err(|error| failed(format!("cannot read the storage pool {name} again"), &error))
+}
+
+pub(super) fn describe(pool: &StoragePool, name: &str) -> Result<Pool> {
     let what = format!("cannot read the storage pool {name}");
     parse(&pool.get_xml_desc(0).map_err(|error| failed(&what, &error))?, name)
 }
 
-fn parse(document: &str, name: &str) -> Result<Pool> {
+pub(super) fn parse(document: &str, name: &str) -> Result<Pool> {
     let document = Node::parse(document)?;
     let text = |path: &[&str]| document.text_at(path).unwrap_or_default().to_owned();
     let attribute = |path: &[&str], key: &str| document.find(path).and_then(|node| node.attribute(key)).unwrap_or_default().to_owned();
@@ -172,6 +178,10 @@ pub(super) fn remove(connection: &Connection, name: &str) -> Result<Change> {
     if pool.is_active().map_err(|error| failed(&what, &error))? {
         pool.destroy().map_err(|error| failed(&what, &error))?;
     }
+    let still = is_mounted(Path::new(&target)).map_err(|error| HostError::with_source(ErrorKind::Failed, &what, error))?;
+    if mode == PoolMode::Nfs && still {
+        return Err(HostError::new(ErrorKind::Busy, format!("{what}: it is still mounted at {target}; see what uses it")));
+    }
     match pool.undefine() {
         Ok(()) => {}
         Err(error) if is_missing(&error) => {}
@@ -180,8 +190,10 @@ pub(super) fn remove(connection: &Connection, name: &str) -> Result<Change> {
     if mode == PoolMode::Local {
         discard_cache(Path::new(&target));
     }
-    // Fails where files are left or something is still mounted, which is just what is wanted then.
-    let _ = std::fs::remove_dir(&target);
+    // Fails where files are left, which is just what is wanted then. Below a mount nothing is ever removed (contract §14 D13).
+    if !still {
+        let _ = std::fs::remove_dir(&target);
+    }
     Ok(Change::Changed)
 }
 

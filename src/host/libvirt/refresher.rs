@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use virt::storage_pool::StoragePool;
 
 use super::error::failed;
-use super::lanes::{Effect, Lane, Lanes};
+use super::lanes::{Effect, Lanes};
 
 /// How long no volume was created.
 const QUIET: Duration = Duration::from_secs(2);
@@ -53,12 +53,13 @@ async fn run(lanes: Arc<Lanes>, mut marked: mpsc::Receiver<String>) {
         }
         for pool in pools {
             let what = format!("refresh the storage pool {pool}");
+            let name = pool.clone();
             let work = move |connection: &super::Connection| {
                 let what = format!("cannot refresh the storage pool {pool}");
                 let pool = StoragePool::lookup_by_name(connection, &pool).map_err(|error| failed(&what, &error))?;
                 pool.refresh(0).map(drop).map_err(|error| failed(&what, &error))
             };
-            if let Err(error) = lanes.run(Lane::Files, Effect::Reads, what, work).await {
+            if let Err(error) = lanes.run_in_pool(&name, Effect::Reads, what, work).await {
                 tracing::debug!("{error}; libvirt shows the format of its newest volumes as raw until it reads them again");
             }
         }

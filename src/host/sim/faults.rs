@@ -28,6 +28,9 @@ pub enum Operation {
     UpdateFilter,
     Agent,
     EnsureLocalPool,
+    EnsureNfsPool,
+    CheckPool,
+    RefreshPool,
     Pool,
     RemovePool,
     CreateVolume,
@@ -56,6 +59,11 @@ pub enum Operation {
     Upload,
     FetchMedia,
     DiscardMedia,
+    LoadShared,
+    SaveShared,
+    EraseShared,
+    Claim,
+    SetClaim,
 }
 
 /// Whether a failing operation was carried out all the same.

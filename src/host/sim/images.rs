@@ -59,7 +59,7 @@ impl SimHost {
         if let Some(Fault { kind, effect: Effect::None }) = fault {
             return Err(planned(operation, kind));
         }
-        let result = act(&mut self.inner.world.lock());
+        let result = self.inner.world.lock().act(act);
         fault.map_or(result, |fault| Err(planned(operation, fault.kind)))
     }
 }

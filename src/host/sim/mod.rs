@@ -10,6 +10,7 @@ mod disks;
 mod edits;
 mod faults;
 mod images;
+mod share;
 mod traits;
 mod world;
 
@@ -29,6 +30,7 @@ use crate::model::{GuestId, PowerState, SecurityPolicy};
 pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
 pub use images::{SimImage, SimPart};
+pub use share::{ShareState, SimShare};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
 
 use faults::Plan;
@@ -75,12 +77,21 @@ impl SimHost {
     /// It as the host traits.
     pub fn host(&self) -> Host {
         let this = Arc::new(self.clone());
-        Host { hypervisor: this.clone(), storage: this.clone(), disks: this.clone(), network: this.clone(), images: this }
+        Host {
+            hypervisor: this.clone(),
+            storage: this.clone(),
+            disks: this.clone(),
+            network: this.clone(),
+            images: this.clone(),
+            shared: this,
+        }
     }
 
     /// All there is of it now.
     pub fn state(&self) -> SimState {
-        self.inner.world.lock().state.clone()
+        let mut world = self.inner.world.lock();
+        world.pull();
+        world.state.clone()
     }
 
     /// Operations begun so far, failed ones included.

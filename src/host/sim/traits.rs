@@ -9,9 +9,10 @@ use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
     Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour,
-    Network, Result, Storage, VolumeInfo,
+    Network, NfsSource, Result, Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
+use super::share::SimShare;
 use super::world::World;
 use super::SimHost;
 use crate::model::{GuestConfig, GuestId, Pool, PowerState};
@@ -49,11 +50,15 @@ impl SimHost {
         if !world.connected() {
             return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
         }
-        let result = act(&mut world);
+        let result = world.act(act);
         match fault {
             Some(fault) => result.and(Err(planned(operation, fault.kind))),
             None => result,
         }
+    }
+
+    fn share_of(&self, pool: &str) -> Option<SimShare> {
+        self.inner.world.lock().share_of_pool(pool)
     }
 
     /// The guest does as it was asked to, unless it was started anew meanwhile.
@@ -106,6 +111,8 @@ impl Hypervisor for SimHost {
     }
 
     async fn start(&self, id: GuestId) -> Result<Change> {
+        let share = self.inner.world.lock().share_of_guest(id);
+        self.wait_for_server(share).await?;
         self.run(Operation::Start, Some(id), |world| world.start(id)).await
     }
 
@@ -193,19 +200,39 @@ impl Storage for SimHost {
         self.run(Operation::EnsureLocalPool, None, |world| world.ensure_local_pool(name, target)).await
     }
 
+    async fn ensure_nfs_pool(&self, name: &str, source: &NfsSource, target: &str) -> Result<Pool> {
+        let share = self.inner.world.lock().export(source);
+        self.wait_for_server(share).await?;
+        self.run(Operation::EnsureNfsPool, None, |world| world.ensure_nfs_pool(name, source, target)).await
+    }
+
+    async fn check_pool(&self, name: &str) -> Result<()> {
+        self.wait_for_server(self.share_of(name)).await?;
+        self.run(Operation::CheckPool, None, |world| world.check_pool(name)).await
+    }
+
+    async fn refresh_pool(&self, name: &str) -> Result<()> {
+        self.wait_for_server(self.share_of(name)).await?;
+        self.run(Operation::RefreshPool, None, |world| world.pool(name).map(drop)).await
+    }
+
     async fn pool(&self, name: &str) -> Result<Pool> {
+        self.wait_for_server(self.share_of(name)).await?;
         self.run(Operation::Pool, None, |world| world.pool(name)).await
     }
 
     async fn remove_pool(&self, name: &str) -> Result<Change> {
+        self.wait_for_server(self.share_of(name)).await?;
         self.run(Operation::RemovePool, None, |world| Ok(world.remove_pool(name))).await
     }
 
     async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {
+        self.wait_for_server(self.share_of(pool)).await?;
         self.run(Operation::CreateVolume, None, |world| world.create_volume(pool, name, capacity)).await
     }
 
     async fn delete_volume(&self, pool: &str, name: &str) -> Result<Change> {
+        self.wait_for_server(self.share_of(pool)).await?;
         self.run(Operation::DeleteVolume, None, |world| world.delete_volume(pool, name)).await
     }
 

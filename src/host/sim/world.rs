@@ -6,9 +6,12 @@ use std::net::Ipv4Addr;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 
-use super::super::{Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Neighbour, Result, VolumeInfo};
+use super::super::{
+    Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Neighbour, NfsSource, Result, VolumeInfo,
+};
 use super::disks::SimLayer;
 use super::images::{SimImage, SimPart};
+use super::share::{next_host, SimShare};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
 
 /// Bytes that an empty volume takes on the disk (the tables of a qcow2 file with preallocated metadata).
@@ -52,13 +55,17 @@ pub struct SimDomain {
     pub filter: Option<SecurityPolicy>,
 }
 
-/// A directory pool.
+/// A pool: a directory, or an export that is mounted there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimPool {
     /// UUID.
     pub id: GuestId,
     /// Directory.
     pub target: String,
+    /// The export of a shared pool.
+    pub source: Option<NfsSource>,
+    /// A shared pool that is not mounted can't be used.
+    pub active: bool,
 }
 
 /// The state and what goes with it.
@@ -72,6 +79,11 @@ pub(super) struct World {
     pub(super) uploads: BTreeMap<String, String>,
     /// Media images that can be fetched, by id: bytes.
     pub(super) media: BTreeMap<String, u64>,
+    /// What can be mounted.
+    pub(super) exports: Vec<(NfsSource, SimShare)>,
+    /// Boot id.
+    pub(super) boot: String,
+    number: u64,
     connected: bool,
     events: mpsc::Sender<HostEvent>,
     /// Events count from the moment they are taken.
@@ -99,6 +111,9 @@ impl World {
             servers: BTreeMap::new(),
             uploads: BTreeMap::new(),
             media: BTreeMap::new(),
+            exports: Vec::new(),
+            boot: "first boot".into(),
+            number: next_host(),
             connected: true,
             events,
             listening: false,
@@ -224,6 +239,9 @@ impl World {
             domain.media = None;
             self.started.remove(&id);
         }
+        if let Some(share) = self.share_of_guest(id) {
+            share.note_power(id, self.number, power == PowerState::Running);
+        }
         self.emit(HostEvent::Power { id, power });
         Change::Changed
     }
@@ -323,12 +341,12 @@ impl World {
             return Err(HostError::new(ErrorKind::Invalid, format!("pool '{name}' can't be at '{target}'")));
         }
         match self.state.pools.get(name) {
-            Some(pool) if pool.target != target => return Err(exists("pool", &name)),
+            Some(pool) if pool.target != target || pool.source.is_some() => return Err(exists("pool", &name)),
             Some(_) => {}
             None => {
                 self.pools_made = self.pools_made.wrapping_add(1);
                 let id = GuestId::from_bytes([self.pools_made; 16]);
-                self.state.pools.insert(name.into(), SimPool { id, target: target.into() });
+                self.state.pools.insert(name.into(), SimPool { id, target: target.into(), source: None, active: true });
                 self.state.directories.entry(target.into()).or_default();
             }
         }
@@ -338,19 +356,81 @@ impl World {
     pub(super) fn pool(&self, name: &str) -> Result<Pool> {
         let pool = self.state.pools.get(name).ok_or_else(|| not_found("pool", &name))?;
         let volumes = self.state.directories.get(&pool.target).into_iter().flatten().map(|(volume, _)| (volume.clone(), true)).collect();
-        Ok(Pool {
-            name: name.into(),
-            id: pool.id.to_string(),
-            mode: PoolMode::Local,
-            target: pool.target.clone(),
-            volumes,
-            ..Pool::default()
-        })
+        let source = pool.source.clone();
+        let mode = if source.is_some() { PoolMode::Nfs } else { PoolMode::Local };
+        let (source_host, source_target) = source.map(|source| (source.host, source.path)).unwrap_or_default();
+        let (name, id, target) = (name.into(), pool.id.to_string(), pool.target.clone());
+        Ok(Pool { name, id, mode, target, source_host, source_target, volumes, ..Pool::default() })
+    }
+
+    pub(super) fn ensure_nfs_pool(&mut self, name: &str, source: &NfsSource, target: &str) -> Result<Pool> {
+        match self.state.pools.get_mut(name) {
+            Some(pool) if pool.source.as_ref() != Some(source) => return Err(exists("pool", &name)),
+            Some(pool) => pool.active = true,
+            None => {
+                let refused = || HostError::new(ErrorKind::Failed, format!("{}:{} can't be mounted", source.host, source.path));
+                self.export(source).ok_or_else(refused)?;
+                self.pools_made = self.pools_made.wrapping_add(1);
+                let id = GuestId::from_bytes([self.pools_made; 16]);
+                self.state.pools.insert(name.into(), SimPool { id, target: target.into(), source: Some(source.clone()), active: true });
+            }
+        }
+        self.pull();
+        self.pool(name)
+    }
+
+    pub(super) fn check_pool(&self, name: &str) -> Result<()> {
+        let pool = self.state.pools.get(name).ok_or_else(|| not_found("pool", &name))?;
+        if pool.active {
+            return Ok(());
+        }
+        Err(HostError::new(ErrorKind::Unavailable, format!("pool {name} is not mounted")))
+    }
+
+    /// Runs an operation with the files of mounted exports in their directories.
+    pub(super) fn act<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.pull();
+        let result = act(self);
+        for (target, share) in self.mounts() {
+            let volumes = self.state.directories.get(&target).cloned().unwrap_or_default();
+            share.change(|state| state.volumes = volumes);
+        }
+        result
+    }
+
+    /// Fills the directories of mounted exports.
+    pub(super) fn pull(&mut self) {
+        for (target, share) in self.mounts() {
+            self.state.directories.insert(target, share.state().volumes);
+        }
+    }
+
+    fn mounts(&self) -> Vec<(String, SimShare)> {
+        let mounted = self.state.pools.values().filter(|pool| pool.active);
+        mounted.filter_map(|pool| Some((pool.target.clone(), self.export(pool.source.as_ref()?)?))).collect()
+    }
+
+    /// What is mounted at a directory.
+    pub(super) fn mounted_at(&self, directory: &str) -> Option<SimShare> {
+        self.mounts().into_iter().find_map(|(target, share)| (target == directory).then_some(share))
+    }
+
+    pub(super) fn export(&self, source: &NfsSource) -> Option<SimShare> {
+        self.exports.iter().find_map(|(present, share)| (present == source).then(|| share.clone()))
+    }
+
+    pub(super) fn share_of_pool(&self, name: &str) -> Option<SimShare> {
+        self.export(self.state.pools.get(name)?.source.as_ref()?)
+    }
+
+    pub(super) fn share_of_guest(&self, id: GuestId) -> Option<SimShare> {
+        self.share_of_pool(&self.state.domains.get(&id)?.config.storage_pool)
     }
 
     pub(super) fn remove_pool(&mut self, name: &str) -> Change {
         let Some(pool) = self.state.pools.remove(name) else { return Change::Unchanged };
-        if self.state.directories.get(&pool.target).is_some_and(BTreeMap::is_empty) {
+        // An export keeps its files; the empty directory below it goes.
+        if pool.source.is_some() || self.state.directories.get(&pool.target).is_some_and(BTreeMap::is_empty) {
             self.state.directories.remove(&pool.target);
         }
         Change::Changed

@@ -6,8 +6,10 @@ mod blank;
 mod disks;
 pub(super) mod files;
 mod images;
+mod mounts;
 mod qemu_img;
 pub(super) mod selinux;
+mod shared;
 mod space;
 mod sparse;
 
@@ -15,4 +17,6 @@ pub(super) use blank::Blanks;
 pub use disks::LocalDisks;
 pub(super) use images::discard_cache;
 pub use images::{ImageClient, ImageSettings, ImageTls};
+pub(super) use mounts::is_mounted;
+pub use shared::SharedFiles;
 pub(super) use space::Space;

@@ -31,6 +31,13 @@ pub(in crate::host) fn label(directory: &Path, kind: &str) {
     }
 }
 
+/// Lets QEMU use files on NFS.
+pub(in crate::host) fn allow_nfs() {
+    if Path::new(ENABLED).exists() && !run("setsebool", &["-P", "virt_use_nfs", "1"]) {
+        tracing::warn!("SELinux may keep guests from their disks on NFS; should they fail to start, run: setsebool -P virt_use_nfs 1");
+    }
+}
+
 fn run(program: &str, arguments: &[&str]) -> bool {
     let status = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())

@@ -68,9 +68,9 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
 async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<GuestConfig, Failure> {
     let node = &context.node;
     let resource = reserve(context, plan, undo)?;
-    let (pool, address_mode) = {
+    let (pool, address_mode, shared) = {
         let books = node.books.lock();
-        (books.storage.current_pool.clone(), books.network.allocation_mode)
+        (books.storage.current_pool.clone(), books.network.allocation_mode, books.current_shared().is_some())
     };
     let mut volumes = create_volumes(context, plan, &pool, undo).await?;
     let mut config = GuestConfig {
@@ -92,8 +92,8 @@ async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<G
     let id = plan.id;
     undo.push(format!("domain and filter of guest {id}"), async move { hypervisor.undefine(id).await.map(|_| ()) });
     node.host.hypervisor.define(&config).await?;
-    // A host that restarts in the middle of a clone must not start a guest without a system.
-    if config.auto_start && !config.unfinished {
+    // A host that restarts in the middle of a clone must not start a guest without a system, and none of a shared pool.
+    if config.auto_start && !config.unfinished && !shared {
         node.host.hypervisor.set_autostart(id, true).await?;
     }
     context.check()?;
@@ -125,7 +125,7 @@ async fn fill(context: &Arc<Context>, plan: &Plan, image: &ImageLocation, undo: 
     let fetch = |transfer| async move { images.fetch(image, path, capacity, &transfer).await };
     carry(context, id, &disk.pool, fetch, |percent| tell_progress(context, id, percent)).await?;
     images.install(&disk.path).await?;
-    if plan.auto_start {
+    if plan.auto_start && node.shared_directory(id).is_none() {
         node.host.hypervisor.set_autostart(id, true).await?;
     }
     if let Some(guest) = node.books.lock().guests.get_mut(&id) {

@@ -28,6 +28,8 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     lifecycle::next(guest.phase(), Operation::Delete)
         .map_err(|refusal| Failure::refused(format!("guest '{}' can't be deleted: {refusal}", guest.config.name)))?;
     let node = &context.node;
+    // The disks of a guest that another host has taken over are that host's.
+    node.hold(id).await?;
     node.host.hypervisor.undefine(id).await?;
     node.set_power(id, PowerState::Lost);
     // What a crash left beside its disk has no other owner.

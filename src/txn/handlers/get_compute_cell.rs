@@ -1,28 +1,29 @@
-//! GetComputePoolCellRequest (contract §6.1): state of the shared storage pools; local pools are not listed.
+//! GetComputePoolCellRequest (contract §6.1): state of the shared storage pools as it is now; local pools are not listed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::model::PoolMode;
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
 use crate::proto::message::Key;
 use crate::txn::{Context, Failure};
 
+/// How long a pool may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
-    let names: Vec<String> = {
-        let books = context.node.books.lock();
-        books.storage.pools.values().filter(|pool| pool.mode == PoolMode::Nfs).map(|pool| pool.name.clone()).collect()
-    };
-    let (mut attached, mut errors) = (Vec::new(), Vec::new());
-    for name in &names {
-        match context.node.host.storage.pool(name).await {
-            Ok(_) => {
-                attached.push(1);
-                errors.push(String::new());
-            }
-            Err(error) => {
-                attached.push(0);
-                errors.push(Failure::Host(error).to_string());
-            }
+    let pools = context.node.books.lock().shared_pools();
+    let storage = &context.node.host.storage;
+    let names: Vec<String> = pools.into_iter().map(|pool| pool.name).collect();
+    let errors = join_all(names.iter().map(|name| async move {
+        match timeout(PATIENCE, storage.check_pool(name)).await {
+            Ok(Ok(())) => String::new(),
+            Ok(Err(error)) => Failure::Host(error).to_string(),
+            Err(_) => format!("the storage pool {name} does not answer"),
         }
-    }
+    }))
+    .await;
+    let attached: Vec<u64> = errors.iter().map(|error| u64::from(error.is_empty())).collect();
     context.respond(context.success().strings(Key::Storage, names).strings(Key::Error, errors).uints(Key::Attach, attached))
 }

@@ -5,6 +5,7 @@
 
 mod add_guest_rule;
 mod answers;
+mod attach_instance;
 mod change_address_pool;
 mod change_guest_rule_default_action;
 mod change_guest_rule_order;
@@ -13,6 +14,7 @@ mod create_guest;
 mod create_snapshot;
 mod delete_guest;
 mod delete_snapshot;
+mod detach_instance;
 mod eject_media;
 mod get_auth;
 mod get_compute_cell;
@@ -44,6 +46,7 @@ mod resize_disk;
 mod restore_snapshot;
 mod rules;
 mod setting;
+mod shared_storage;
 mod shrink_disk;
 mod start_instance;
 mod stop_instance;
@@ -105,6 +108,8 @@ dispatch! {
     START_INSTANCE_REQUEST => start_instance, Some(MessageId::START_INSTANCE_RESPONSE), change;
     RESET_SYSTEM_REQUEST => reset_system, Some(MessageId::RESET_SYSTEM_RESPONSE), change;
     CREATE_DISK_IMAGE_REQUEST => create_disk_image, Some(MessageId::CREATE_DISK_IMAGE_RESPONSE), change;
+    ATTACH_INSTANCE_REQUEST => attach_instance, Some(MessageId::ATTACH_INSTANCE_RESPONSE), change;
+    DETACH_INSTANCE_REQUEST => detach_instance, Some(MessageId::DETACH_INSTANCE_RESPONSE), change;
     STOP_INSTANCE_REQUEST => stop_instance, Some(MessageId::STOP_INSTANCE_RESPONSE), change;
     RESIZE_DISK_REQUEST => resize_disk, Some(MessageId::RESIZE_DISK_RESPONSE), change;
     SHRINK_DISK_REQUEST => shrink_disk, Some(MessageId::SHRINK_DISK_RESPONSE), change;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::answers::power_to_wire;
 use super::change_address_pool::{apply, AddressPool};
+use super::shared_storage;
 use crate::model::{AddressMode, Guest};
 use crate::proto::message::{Key, Message};
 use crate::store::DataFile;
@@ -13,14 +14,12 @@ use crate::txn::{Context, Failure};
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
     let pool = params.string(Key::Pool)?;
-    let storage = params.string(Key::Storage)?;
-    let network = params.string(Key::Network)?;
-    if !storage.is_empty() {
-        return Err(Failure::Unsupported(format!(
-            "compute pool '{pool}' keeps its disks in storage pool '{storage}': shared storage is not supported by this version"
-        )));
+    let storage = shared_storage::read(params)?;
+    let addresses = if params.string(Key::Network)?.is_empty() { None } else { Some(AddressPool::read(params)?) };
+    match &storage {
+        Some(wanted) => shared_storage::attach(&context, wanted).await?,
+        None => shared_storage::detach(&context).await?,
     }
-    let addresses = if network.is_empty() { None } else { Some(AddressPool::read(params)?) };
     let changed = {
         let mut books = context.node.books.lock();
         match &addresses {
@@ -34,7 +33,9 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         ready(context.success(), books.guests.values().collect())
     };
     tracing::info!(pool, guests = answer.uint_params.get(&Key::Count), "joined the compute pool");
-    context.respond(answer)
+    let answered = context.respond(answer);
+    shared_storage::start_after_boot(&context).await;
+    answered
 }
 
 /// A pool without addresses: the last pool's are void (contract §14 B20).

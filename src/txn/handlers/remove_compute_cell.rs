@@ -1,4 +1,4 @@
-//! ComputeCellRemovedEvent (contract §6.1): this cell left its pool. Local storage stays as it is; the addresses of the pool's
+//! ComputeCellRemovedEvent (contract §6.1): this cell left its pool. Shared storage is detached, local storage stays as it is; the addresses of the pool's
 //! network are not ours to give any more.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use crate::store::DataFile;
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
+    super::shared_storage::detach(&context).await?;
     {
         let mut books = context.node.books.lock();
         books.network.gateway.clear();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::image::read_location;
 use crate::host::{Change, ImageLocation};
 use crate::model::lifecycle::{self, Operation};
@@ -64,7 +66,7 @@ async fn start_fetched(context: &Context, id: GuestId, fetched: &Fetched) -> Res
     fetched.check(context)?;
     check(context, id)?;
     let media = &fetched.media;
-    power_on_with(context, id, Some(&media.file)).await?;
+    power_on_with(context, id, Some(&media.file), context.deadline()).await?;
     context.node.books.lock().update(id, |config| config.media = Some(media.clone()))?;
     if let Err(failure) = context.node.save(&[DataFile::Instance]).await {
         // The guest runs; what is in its drive is looked at again when we start anew.
@@ -79,12 +81,18 @@ async fn start_fetched(context: &Context, id: GuestId, fetched: &Fetched) -> Res
 
 /// Starts a guest whose job the caller holds.
 pub(super) async fn power_on(context: &Context, id: GuestId) -> Result<(), Failure> {
-    power_on_with(context, id, None).await
+    power_on_until(context, id, context.deadline()).await
 }
 
-async fn power_on_with(context: &Context, id: GuestId, media: Option<&str>) -> Result<(), Failure> {
+/// [`power_on`]; a guest of a shared pool that may not start before `deadline` is refused.
+pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Instant) -> Result<(), Failure> {
+    power_on_with(context, id, None, deadline).await
+}
+
+async fn power_on_with(context: &Context, id: GuestId, media: Option<&str>, deadline: Instant) -> Result<(), Failure> {
     let node = &context.node;
     let hypervisor = &node.host.hypervisor;
+    let held = node.may_start(id, deadline).await?;
     let config = node.books.guest(id)?.config;
     hypervisor.update_filter(&config).await?;
     seeds::renew(node, id).await;
@@ -98,6 +106,7 @@ async fn power_on_with(context: &Context, id: GuestId, media: Option<&str>) -> R
             tracing::error!(guest = %id, "the guest runs with the rules that it had: {}", Failure::Host(error));
         }
     }
+    node.was_started(id, held).await?;
     if node.set_power(id, PowerState::Running) || change == Change::Changed {
         node.usage.started(id);
     }

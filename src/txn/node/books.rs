@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::model::{Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, PowerState, Resource, StorageBook, Volume, VolumeGroup};
+use crate::model::{
+    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Pool, PoolMode, PowerState, Resource, StorageBook, Volume, VolumeGroup,
+    LOCAL_POOL,
+};
 use crate::store::{encode, DataFile, Loaded, Source, StoreError};
 use crate::txn::{secrets, Failure};
 
@@ -38,6 +41,12 @@ pub struct Disk {
     pub path: String,
     /// Its pool.
     pub pool: String,
+}
+
+/// See [`Inner::layout`].
+pub struct Layout {
+    storage: StorageBook,
+    instance: InstanceBook,
 }
 
 struct Reserved {
@@ -145,6 +154,84 @@ impl Inner {
                 return Ok(mac);
             }
         }
+    }
+
+    /// The shared pool of a guest's volumes; none for a guest of a local pool.
+    pub fn shared_pool(&self, config: &GuestConfig) -> Option<&Pool> {
+        self.storage.pools.get(&config.storage_pool).filter(|pool| pool.mode == PoolMode::Nfs)
+    }
+
+    /// The shared pool of new guests; none while they are local.
+    pub fn current_shared(&self) -> Option<&Pool> {
+        self.storage.pools.get(&self.storage.current_pool).filter(|pool| pool.mode == PoolMode::Nfs)
+    }
+
+    /// Directories whose free space new guests can have (contract §14 B11).
+    pub fn disk_paths(&self) -> Vec<String> {
+        self.current_shared().map_or_else(|| self.storage.system_paths.clone(), |pool| vec![pool.target.clone()])
+    }
+
+    /// Every shared pool.
+    pub fn shared_pools(&self) -> Vec<Pool> {
+        self.storage.pools.values().filter(|pool| pool.mode == PoolMode::Nfs).cloned().collect()
+    }
+
+    /// How many guests have volumes in a pool.
+    pub fn guests_in(&self, pool: &str) -> usize {
+        let within = |id: &GuestId, group: &VolumeGroup| {
+            group.volumes().any(|volume| volume.pool == pool) || self.guests.get(id).is_some_and(|guest| guest.config.storage_pool == pool)
+        };
+        self.storage.groups.iter().filter(|(id, group)| within(id, group)).count()
+    }
+
+    /// New guests go to this shared pool.
+    pub fn use_shared(&mut self, pool: Pool) {
+        self.storage.mode = "nfs".into();
+        self.storage.current_pool.clone_from(&pool.name);
+        self.instance.storage_pool.clone_from(&pool.name);
+        self.instance.storage_url.clone_from(&pool.target);
+        let volumes = self.storage.pools.get(&pool.name).map(|known| known.volumes.clone()).unwrap_or_default();
+        self.storage.pools.insert(pool.name.clone(), Pool { volumes, ..pool });
+    }
+
+    /// New guests go to the local pool, in both books (contract §14 B19); false when there is none.
+    pub fn use_local(&mut self) -> bool {
+        let mut local = self.storage.pools.values().filter(|pool| pool.mode == PoolMode::Local).map(|pool| pool.name.clone());
+        let Some(name) = local.find(|name| name == LOCAL_POOL).or_else(|| local.next()) else { return false };
+        self.storage.mode = "local".into();
+        self.instance.storage_pool.clone_from(&name);
+        self.instance.storage_url.clear();
+        self.storage.current_pool = name;
+        true
+    }
+
+    /// Where new guests go, and the pools; to be put back by [`Inner::restore_layout`].
+    pub fn layout(&self) -> Layout {
+        Layout { storage: StorageBook { groups: BTreeMap::new(), ..self.storage.clone() }, instance: self.instance.clone() }
+    }
+
+    /// Puts a former layout back.
+    pub fn restore_layout(&mut self, layout: Layout) {
+        let groups = std::mem::take(&mut self.storage.groups);
+        self.storage = StorageBook { groups, ..layout.storage };
+        self.instance = layout.instance;
+    }
+
+    /// Sets name and MAC of a guest that comes from another host aside, and a monitor port of ours.
+    pub fn reserve_moved(&mut self, config: &GuestConfig) -> Result<Resource, Failure> {
+        let resource = self.reserve(config.id, &config.name, &config.internal_address, &config.external_address)?;
+        let mac = &config.hardware_address;
+        let taken =
+            self.network.resources.values().chain(self.reserved.iter().filter(|(id, _)| **id != config.id).map(|(_, held)| &held.resource));
+        if taken.into_iter().any(|resource| resource.hardware_address == *mac) {
+            self.cancel(config.id);
+            return Err(Failure::refused(format!("another guest of this cell has the MAC address {mac}")));
+        }
+        let resource = Resource { hardware_address: mac.clone(), ..resource };
+        if let Some(reserved) = self.reserved.get_mut(&config.id) {
+            reserved.resource.clone_from(&resource);
+        }
+        Ok(resource)
     }
 
     /// The guest's system disk; the reference may have left its path out.

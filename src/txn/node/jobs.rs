@@ -21,6 +21,10 @@ pub enum Job {
     Stop,
     /// It is being deleted.
     Delete,
+    /// It comes from another host.
+    Attach,
+    /// It leaves for another host.
+    Detach,
     /// A setting of it is being changed.
     Configure,
     /// Media are put into its drive or taken out.
@@ -50,6 +54,8 @@ impl Job {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Delete => "delete",
+            Self::Attach => "taking it over from another cell",
+            Self::Detach => "giving it to another cell",
             Self::Configure => "a change of its settings",
             Self::Media => "a change of its media",
             Self::Clone => "cloning its system disk",

@@ -1,7 +1,10 @@
 //! The state that all transactions of this node share.
 
 pub mod books;
+pub(in crate::txn) mod claims;
+mod copies;
 pub mod jobs;
+pub mod mailboxes;
 pub mod transfers;
 mod warnings;
 
@@ -38,6 +41,10 @@ pub struct Counters {
 pub struct NodeSettings {
     /// Bridge of new guests' interfaces.
     pub bridge: String,
+    /// Name of this node in the domain, which claims of shared guests carry.
+    pub name: String,
+    /// Directory below which shared pools are mounted (contract §8; §14 D20).
+    pub pools_dir: String,
 }
 
 /// Everything a handler works on.
@@ -60,6 +67,12 @@ pub struct Node {
     pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
+    /// Transactions that wait for a further message.
+    pub mailboxes: mailboxes::Mailboxes,
+    /// What shared pools say about our guests.
+    copies: copies::Copies,
+    /// Claims taken from others.
+    taken: claims::Taken,
     /// Figures of running guests.
     pub usage: Arc<UsageCache>,
     /// Counters.
@@ -76,6 +89,7 @@ impl Node {
         let usage = Arc::new(UsageCache::new(host.hypervisor.clone()));
         let (jobs, transfers) = (jobs::Jobs::default(), transfers::Transfers::default());
         let (counters, warnings) = (Counters::default(), Warnings::default());
+        let (mailboxes, copies, taken) = (mailboxes::Mailboxes::default(), copies::Copies::default(), claims::Taken::default());
         Self {
             host,
             books,
@@ -86,6 +100,9 @@ impl Node {
             media_files: Arc::default(),
             media_left: AtomicBool::new(false),
             layout: RwLock::new(()),
+            mailboxes,
+            copies,
+            taken,
             usage,
             counters,
             warnings,
@@ -93,9 +110,13 @@ impl Node {
         }
     }
 
-    /// Makes the state at the time of this call durable.
+    /// Makes the state at the time of this call durable, and brings what shared pools say about our guests up to date.
     pub async fn save(&self, files: &[DataFile]) -> Result<(), Failure> {
-        Ok(self.store.flush(files).await?)
+        self.store.flush(files).await?;
+        if files.iter().any(|file| matches!(file, DataFile::Instance | DataFile::Storage)) {
+            self.copy_shared().await;
+        }
+        Ok(())
     }
 
     /// Writes down that a guest runs, stopped or vanished; true when that is news. Whoever saw it start right now

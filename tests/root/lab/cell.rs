@@ -93,6 +93,11 @@ impl Cell {
         self.host.boot_disk(&format!("/var/lib/libvirt/images/local0/{guest}_sys.qcow2"));
     }
 
+    /// Where a shared pool is mounted on this host.
+    pub fn mount(&self, pool: &str) -> PathBuf {
+        self.home.parent().unwrap().join("pools").join(pool)
+    }
+
     /// What the guest has said on its serial port.
     pub fn serial(&self, guest: GuestId) -> String {
         let log = std::fs::read(self.home.join(format!("log/guests/{guest}.log"))).unwrap_or_default();

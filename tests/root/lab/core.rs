@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cell::model::GuestId;
 use corelet::requests::{CreateGuest, StopMode};
-use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError};
+use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError, SharedStorage};
 use nix::sched::{setns, CloneFlags};
 use tokio::runtime::{Builder, Runtime};
 
@@ -15,6 +15,9 @@ use super::{Cell, Lab, CORE_ADDRESS};
 
 /// Longest wait for an event that is not about time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Storage pool of a Core with shared storage.
+pub const SHARED_POOL: &str = "nas";
 
 /// A running Core.
 pub struct TestCore {
@@ -47,6 +50,12 @@ impl TestCore {
         Self::configured(lab, |config| config.pool.network = Some(pool))
     }
 
+    /// A Core whose compute pool keeps its disks on the lab's share.
+    pub fn with_shared_storage(lab: &Lab) -> Self {
+        let storage = SharedStorage { name: SHARED_POOL.into(), host: CORE_ADDRESS.into(), target: "/share".into() };
+        Self::configured(lab, |config| config.pool.storage = Some(storage))
+    }
+
     fn configured(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {
         let runtime = runtime_inside(&lab.core().holder());
         let mut config = CoreConfig::new(CORE_ADDRESS.parse().expect("an address"));
@@ -58,6 +67,11 @@ impl TestCore {
     /// Runs something of the Core to its end.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// Starts something in the Core's network and waits for it.
+    pub fn inside<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        self.runtime.block_on(self.runtime.spawn(future)).expect("no panic")
     }
 
     /// Waits until the Cell has joined and taken its pool.

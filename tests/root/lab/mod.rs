@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use cell::{Cell, BOOT_LINE};
-pub use core::{TestCore, PATIENCE};
+pub use core::{TestCore, PATIENCE, SHARED_POOL};
 pub use host::{Host, Running};
 pub use wait::{eventually, eventually_some, output_of};
 

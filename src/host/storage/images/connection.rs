@@ -25,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(15);
 const SOCKET_BUFFER: usize = 64 << 10;
 
 /// Bytes of the body in one piece. With a few pieces on their way to the disk this is most of what a transfer holds.
-pub(super) const PIECE: usize = 128 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// An open connection; dropping it closes it.
 pub(super) struct Connection<B> {

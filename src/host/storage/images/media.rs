@@ -104,7 +104,7 @@ pub(super) fn discard(directory: &Path, keep: &[String], limit: u64) -> io::Resu
         let finished = !entry.file_name().to_string_lossy().starts_with(UNFINISHED);
         unused.push((finished.then(|| metadata.modified()).transpose()?, metadata.len(), path));
     }
-    unused.sort_by(|one, other| other.0.cmp(&one.0));
+    unused.sort_by_key(|file| std::cmp::Reverse(file.0));
     let (mut kept, mut change) = (0_u64, Change::Unchanged);
     for (used, size, path) in unused {
         kept = kept.saturating_add(size);

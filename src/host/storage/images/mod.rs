@@ -7,7 +7,7 @@
 //!
 //! Contract: an image replaces a disk only when it is complete, has the hash that the server promised, and is a qcow2 file that stands for
 //! itself and fits; until then it lies hidden beside the disk, and whatever goes wrong leaves the disk as it was and nothing else. Transfers run on
-//! two threads of their own, so that the service's messages never wait for them, and hold half a megabyte each. A transfer that is stopped ends
+//! threads of their own, so that the service's messages never wait for them, and hold less than half a megabyte each. A transfer that is stopped ends
 //! at once; one that stalls ends by itself.
 
 mod answer;
@@ -38,8 +38,8 @@ pub(in crate::host) use cache::discard_cache;
 use cache::Cache;
 use trouble::on_file;
 
-/// Threads for the network's side of all transfers.
-const THREADS: usize = 2;
+/// Threads for the network's side of all transfers. One has them take turns; with two, the one with fewer transfers would give each of them more.
+const THREADS: usize = 1;
 
 /// Threads for the disks' side: each transfer has one.
 const DISK_THREADS: usize = 64;

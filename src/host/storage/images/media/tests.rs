@@ -22,7 +22,7 @@ fn what_is_in_a_drive_stays_and_the_rest_goes_beyond_the_limit() {
     file(path, "old.iso", 100, 800);
     file(path, "new.iso", 100, 10);
     file(path, ".new-x", 5, 0);
-    assert_eq!(discard(path, &[used.clone()], 150).unwrap(), Change::Changed);
+    assert_eq!(discard(path, std::slice::from_ref(&used), 150).unwrap(), Change::Changed);
     assert_eq!(names(path), ["new.iso", "used.iso"]);
     assert_eq!(discard(path, &[used], 150).unwrap(), Change::Unchanged);
     assert_eq!(discard(path, &[], 0).unwrap(), Change::Changed);

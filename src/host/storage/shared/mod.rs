@@ -1,0 +1,192 @@
+//! The files about guests in the directory of a shared pool: `<id>.meta` and `<id>.vols` of the reference (contract §8.3, §8.4), and our `<id>.claim`.
+//!
+//! Contract: nothing is read or written below a directory that is not mounted. What is written replaces the former file at once or not at all; a
+//! claim is changed in place under a lock that holds for all hosts of the server, because an NFS client may show a file that was renamed
+//! away for some time. Every call ends within [`PATIENCE`]; a server that does not answer holds [`AT_ONCE`] threads at most.
+
+mod claims;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, ErrorKind as IoKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde::{de::DeserializeOwned, Serialize};
+use serde_json::ser::{PrettyFormatter, Serializer};
+use tokio::sync::Semaphore;
+use tokio::time::{timeout_at, Instant};
+
+use super::is_mounted;
+use crate::host::{Change, ErrorKind, HostError, Result, Shared, SharedGuest};
+use crate::model::{Claim, GuestConfig, GuestId};
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Calls at once for each directory.
+const AT_ONCE: usize = 4;
+
+const META: &str = "meta";
+const VOLS: &str = "vols";
+const CLAIM: &str = "claim";
+
+/// Keys that the reference adds to a guest which it has taken over (contract §8.3); they are about a moment that is long gone.
+const PASSING: [&str; 9] = [
+    "MediaAttached",
+    "MediaSource",
+    "CpuUsages",
+    "AvailableMemory",
+    "AvailableDisk",
+    "BytesRead",
+    "BytesWritten",
+    "BytesReceived",
+    "BytesSent",
+];
+
+/// The real files.
+pub struct SharedFiles {
+    doors: Mutex<HashMap<String, Arc<Semaphore>>>,
+    boot: String,
+    patience: Duration,
+    /// Tests work in directories that are not mounted.
+    anywhere: bool,
+}
+
+impl Default for SharedFiles {
+    fn default() -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { doors: Mutex::default(), boot: boot.trim().to_owned(), patience: PATIENCE, anywhere: false }
+    }
+}
+
+impl SharedFiles {
+    /// Runs `work` on a thread for blocking work.
+    async fn run<T: Send + 'static>(
+        &self,
+        directory: &str,
+        what: String,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let door = self.doors.lock().entry(directory.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone();
+        let deadline = Instant::now() + self.patience;
+        let Ok(Ok(permit)) = timeout_at(deadline, door.acquire_owned()).await else {
+            return Err(HostError::new(ErrorKind::Unavailable, format!("cannot {what}: the file server does not answer")));
+        };
+        let (path, anywhere) = (PathBuf::from(directory), self.anywhere);
+        let call = tokio::task::spawn_blocking(move || {
+            // Free when the call is back, not when its caller gave up.
+            let _permit = permit;
+            if !anywhere && !is_mounted(&path)? {
+                return Err(io::Error::new(IoKind::NotConnected, format!("no file server is mounted at {}", path.display())));
+            }
+            work(&path)
+        });
+        match timeout_at(deadline, call).await {
+            Ok(Ok(result)) => result.map_err(|error| HostError::with_source(kind(&error), format!("cannot {what}"), error)),
+            Ok(Err(ended)) => Err(HostError::with_source(ErrorKind::Unknown, format!("cannot {what}: it ended early"), ended)),
+            Err(_) => Err(HostError::new(ErrorKind::Unknown, format!("cannot {what}: the file server has not answered in time"))),
+        }
+    }
+}
+
+fn kind(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        IoKind::NotFound => ErrorKind::NotFound,
+        IoKind::NotConnected => ErrorKind::Unavailable,
+        IoKind::WouldBlock => ErrorKind::Busy,
+        IoKind::InvalidData => ErrorKind::Invalid,
+        IoKind::StorageFull | IoKind::QuotaExceeded => ErrorKind::NoSpace,
+        _ => ErrorKind::Failed,
+    }
+}
+
+#[async_trait]
+impl Shared for SharedFiles {
+    async fn load(&self, directory: &str, id: GuestId) -> Result<SharedGuest> {
+        let what = format!("read what {directory} says about guest {id}");
+        self.run(directory, what, move |directory| {
+            let mut config: GuestConfig = read(&file(directory, id, META))?;
+            if config.id != id {
+                return Err(io::Error::new(IoKind::InvalidData, format!("{id}.{META} is about guest {}", config.id)));
+            }
+            for key in PASSING {
+                config.extra.remove(key);
+            }
+            Ok(SharedGuest { config, volumes: read(&file(directory, id, VOLS))? })
+        })
+        .await
+    }
+
+    async fn save(&self, directory: &str, guest: &SharedGuest) -> Result<()> {
+        let (what, guest) = (format!("write down guest {} in {directory}", guest.config.id), guest.clone());
+        self.run(directory, what, move |directory| {
+            let id = guest.config.id;
+            // Volumes first: a guest that is described has its volumes on record.
+            replace(directory, &file(directory, id, VOLS), &guest.volumes)?;
+            replace(directory, &file(directory, id, META), &guest.config)?;
+            fs::File::open(directory)?.sync_all()
+        })
+        .await
+    }
+
+    async fn erase(&self, directory: &str, id: GuestId) -> Result<Change> {
+        let what = format!("remove what {directory} says about guest {id}");
+        self.run(directory, what, move |directory| {
+            let mut change = Change::Unchanged;
+            for extension in [META, VOLS, CLAIM] {
+                match fs::remove_file(file(directory, id, extension)) {
+                    Ok(()) => change = Change::Changed,
+                    Err(error) if error.kind() == IoKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(change)
+        })
+        .await
+    }
+
+    async fn claim(&self, directory: &str, id: GuestId) -> Result<Option<Claim>> {
+        let what = format!("read in {directory} who may run guest {id}");
+        self.run(directory, what, move |directory| claims::read(&file(directory, id, CLAIM))).await
+    }
+
+    async fn set_claim(&self, directory: &str, id: GuestId, claim: &Claim) -> Result<()> {
+        let (what, claim) = (format!("write in {directory} who may run guest {id}"), claim.clone());
+        self.run(directory, what, move |directory| claims::replace(&file(directory, id, CLAIM), &claim)).await
+    }
+
+    fn boot(&self) -> String {
+        self.boot.clone()
+    }
+}
+
+fn file(directory: &Path, id: GuestId, extension: &str) -> PathBuf {
+    directory.join(format!("{id}.{extension}"))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let name = path.display();
+    let content = fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
+    // The library's reason may quote a password.
+    serde_json::from_slice(&content).map_err(|error| {
+        io::Error::new(IoKind::InvalidData, format!("{name} can't be read: line {}, column {}", error.line(), error.column()))
+    })
+}
+
+/// In the reference's form (contract §8), mode 0600.
+fn replace<T: Serialize>(directory: &Path, path: &Path, value: &T) -> io::Result<()> {
+    let mut content = Vec::new();
+    value.serialize(&mut Serializer::with_formatter(&mut content, PrettyFormatter::with_indent(b" ")))?;
+    let mut beside = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(directory)?;
+    beside.write_all(&content)?;
+    beside.as_file().sync_all()?;
+    beside.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

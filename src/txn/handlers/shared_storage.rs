@@ -1,0 +1,255 @@
+//! Attaching and detaching the shared storage of a compute pool (contract §6.1, §11.1).
+//!
+//! Contract: everything is validated, and the export mounted, before new guests are sent there (§14 B17); a pool that is known by its name is compared with
+//! what the Core says now (§14 B18), and its mount is looked at each time. Going back to local storage changes both books (§14 B19). A pool with guests in it stays
+//! attached for them. A known pool whose server does not answer right now is no reason to leave the Core without the list of guests: the guard
+//! brings it back, and GetComputePoolCell tells what is wrong with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{timeout, Instant};
+
+use super::start_instance::{announce_started, power_on_until};
+use crate::host::{ErrorKind, HostError, NfsSource};
+use crate::model::{GuestId, Pool, PoolMode, PowerState};
+use crate::proto::message::Key;
+use crate::store::DataFile;
+use crate::txn::node::jobs::Job;
+use crate::txn::params::Params;
+use crate::txn::undo::Undo;
+use crate::txn::{Context, Failure};
+
+const FILES: &[DataFile] = &[DataFile::Storage, DataFile::Instance];
+
+/// How long a mount may take: the answer has to be out before the Core gives up.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How long a start after a boot may wait for others.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the Core wants attached.
+pub(super) struct Wanted {
+    name: String,
+    source: NfsSource,
+}
+
+impl Wanted {
+    fn is(&self, pool: &Pool) -> bool {
+        let same_path = pool.source_target.trim_end_matches('/') == self.source.path.trim_end_matches('/');
+        pool.mode == PoolMode::Nfs && pool.source_host == self.source.host && same_path
+    }
+}
+
+/// Reads the request; none for local storage.
+pub(super) fn read(params: Params<'_>) -> Result<Option<Wanted>, Failure> {
+    let name = params.string(Key::Storage)?;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.len() > 100 || !name.chars().all(plain) || name.starts_with(['.', '-']) {
+        return Err(params.bad(Key::Storage, format!("is {name:?}: up to 100 letters, digits, '_', '-' and '.' are expected")));
+    }
+    let kind = params.string(Key::Type)?;
+    if kind != "nfs" {
+        return Err(params.bad(Key::Type, format!("is {kind:?}: only \"nfs\" is supported")));
+    }
+    let (host, path) = (params.string(Key::Host)?, params.string(Key::Target)?);
+    if host.is_empty() || host.starts_with('-') || host.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/') {
+        return Err(params.bad(Key::Host, format!("is {host:?}: the name or address of an NFS server is expected")));
+    }
+    if !path.starts_with('/') || path.chars().any(char::is_control) {
+        return Err(params.bad(Key::Target, format!("is {path:?}: an exported path such as /export/nano is expected")));
+    }
+    Ok(Some(Wanted { name: name.into(), source: NfsSource { host: host.into(), path: path.into() } }))
+}
+
+/// Attaches the pool and sends new guests there.
+pub(super) async fn attach(context: &Arc<Context>, wanted: &Wanted) -> Result<(), Failure> {
+    let node = &context.node;
+    let (known, is_current) = {
+        let books = node.books.lock();
+        (books.storage.pools.get(&wanted.name).cloned(), books.storage.current_pool == wanted.name)
+    };
+    if let Some(pool) = known.as_ref().filter(|pool| wanted.is(pool) && is_current) {
+        // Nothing is switched, so this waits for nobody who makes volumes, perhaps on a silent server.
+        if let Err(failure) = mount(context, wanted, &pool.target).await {
+            tracing::error!(pool = %wanted.name, "the shared storage pool can't be used, the guard will try again: {failure}");
+        }
+        return Ok(());
+    }
+    // Creates that are under way end first; new ones wait.
+    let _layout = node.layout.write().await;
+    context.check()?;
+    let mut undo = Undo::default();
+    match switch(context, wanted, known, &mut undo).await {
+        Ok(()) => undo.disarm(),
+        Err(cause) => {
+            // A mount that hangs may take longer to be taken back than the Core waits.
+            context.fail(&cause.to_string());
+            return Err(undo.run(cause).await);
+        }
+    }
+    drop_unused(context).await;
+    Ok(())
+}
+
+async fn switch(context: &Arc<Context>, wanted: &Wanted, known: Option<Pool>, undo: &mut Undo) -> Result<(), Failure> {
+    let node = &context.node;
+    let storage = &node.host.storage;
+    let target = match known {
+        Some(pool) if wanted.is(&pool) => pool.target,
+        Some(pool) => {
+            make_room(context, wanted, pool, undo).await?;
+            own_target(context, wanted)
+        }
+        None => own_target(context, wanted),
+    };
+    if matches!(storage.pool(&wanted.name).await, Err(error) if error.kind == ErrorKind::NotFound) {
+        let (back, name) = (storage.clone(), wanted.name.clone());
+        undo.push(format!("storage pool {name}"), async move { back.remove_pool(&name).await.map(drop) });
+    }
+    let pool = mount(context, wanted, &target).await?;
+    context.check()?;
+    let (books, before) = (node.books.clone(), node.books.lock().layout());
+    undo.push("storage pools in data/", {
+        let node = node.clone();
+        async move {
+            books.lock().restore_layout(before);
+            node.save(FILES).await.map_err(|failure| HostError::new(ErrorKind::Failed, failure.to_string()))
+        }
+    });
+    node.books.lock().use_shared(Pool { volumes: Default::default(), ..pool });
+    node.save(FILES).await?;
+    tracing::info!(pool = %wanted.name, "new guests go to the shared storage {}:{}", wanted.source.host, wanted.source.path);
+    Ok(())
+}
+
+/// A pool of this name with another source goes, unless guests need it.
+async fn make_room(context: &Context, wanted: &Wanted, pool: Pool, undo: &mut Undo) -> Result<(), Failure> {
+    if pool.mode != PoolMode::Nfs {
+        return Err(Failure::refused(format!(
+            "storage pool '{}' is a local pool of this cell; name the shared one differently",
+            pool.name
+        )));
+    }
+    let guests = context.node.books.lock().guests_in(&pool.name);
+    if guests > 0 {
+        let (name, old, new) = (&pool.name, (&pool.source_host, &pool.source_target), &wanted.source);
+        return Err(Failure::refused(format!(
+            "storage pool '{name}' is {}:{} here, with {guests} guests in it, and can't become {}:{}",
+            old.0, old.1, new.host, new.path
+        )));
+    }
+    let storage = context.node.host.storage.clone();
+    let source = NfsSource { host: pool.source_host, path: pool.source_target };
+    let (name, target) = (pool.name.clone(), pool.target);
+    undo.push(format!("storage pool {name} of {}:{}", source.host, source.path), async move {
+        storage.ensure_nfs_pool(&name, &source, &target).await.map(drop)
+    });
+    context.node.host.storage.remove_pool(&pool.name).await?;
+    Ok(())
+}
+
+fn own_target(context: &Context, wanted: &Wanted) -> String {
+    format!("{}/{}", context.node.settings.pools_dir, wanted.name)
+}
+
+async fn mount(context: &Context, wanted: &Wanted, target: &str) -> Result<Pool, Failure> {
+    let mounting = context.node.host.storage.ensure_nfs_pool(&wanted.name, &wanted.source, target);
+    match timeout(PATIENCE, mounting).await {
+        Ok(pool) => Ok(pool?),
+        Err(_) => {
+            let NfsSource { host, path } = &wanted.source;
+            Err(Failure::Host(HostError::new(ErrorKind::Unknown, format!("the NFS server of {host}:{path} does not answer"))))
+        }
+    }
+}
+
+/// Sends new guests to local storage, and detaches shared pools without guests.
+pub(super) async fn detach(context: &Arc<Context>) -> Result<(), Failure> {
+    let node = &context.node;
+    if node.books.lock().current_shared().is_some() {
+        let _layout = node.layout.write().await;
+        context.check()?;
+        let before = {
+            let mut books = node.books.lock();
+            let before = books.layout();
+            if !books.use_local() {
+                return Err(Failure::refused("this cell has no local storage pool to go back to"));
+            }
+            before
+        };
+        if let Err(failure) = node.save(FILES).await {
+            node.books.lock().restore_layout(before);
+            return Err(failure);
+        }
+        tracing::info!("new guests go to local storage");
+    }
+    drop_unused(context).await;
+    Ok(())
+}
+
+/// Detaches shared pools that hold no guest and take no new ones. One that can't be detached now stays on record, so that a later request tries again.
+async fn drop_unused(context: &Arc<Context>) {
+    let node = &context.node;
+    let unused: Vec<String> = {
+        let books = node.books.lock();
+        let current = books.storage.current_pool.clone();
+        let pools = books.shared_pools().into_iter().map(|pool| pool.name);
+        pools.filter(|name| *name != current && books.guests_in(name) == 0).collect()
+    };
+    let mut gone = false;
+    for name in unused {
+        match timeout(PATIENCE, node.host.storage.remove_pool(&name)).await {
+            Ok(Ok(_)) => {
+                tracing::info!(pool = %name, "the shared storage pool is detached");
+                node.books.lock().storage.pools.remove(&name);
+                gone = true;
+            }
+            Ok(Err(error)) => tracing::error!(pool = %name, "the shared storage pool can't be detached: {}", Failure::Host(error)),
+            Err(_) => tracing::error!(pool = %name, "the shared storage pool can't be detached: its server does not answer"),
+        }
+    }
+    if gone {
+        if let Err(failure) = node.save(FILES).await {
+            tracing::error!("the detached pool is still on record: {failure}");
+        }
+    }
+}
+
+/// The Core has spoken, and these guests are still ours: those that are started with the host are started, once after each boot of it.
+pub(super) async fn start_after_boot(context: &Arc<Context>) {
+    let node = &context.node;
+    let candidates: Vec<GuestId> = {
+        let books = node.books.lock();
+        let ours = books.guests.values().filter(|guest| guest.config.auto_start && guest.created && guest.power == PowerState::Stopped);
+        ours.filter(|guest| books.shared_pool(&guest.config).is_some()).map(|guest| guest.config.id).collect()
+    };
+    let boot = node.host.shared.boot();
+    for id in candidates {
+        match node.hold(id).await {
+            Ok(Some(held)) if held.is_of_former_boot(&boot) => start(context, id).await,
+            Ok(_) => {}
+            Err(failure) => tracing::error!(guest = %id, "not started with the host: {failure}"),
+        }
+    }
+}
+
+/// Starts a guest on behalf of the host, and tells the Core.
+async fn start(context: &Context, id: GuestId) {
+    let deadline = Instant::now() + START_PATIENCE;
+    let started = async {
+        let job = context.node.jobs.acquire(id, Job::Start, deadline).await?;
+        power_on_until(context, id, deadline).await?;
+        Ok::<_, Failure>(job)
+    };
+    match started.await {
+        Ok(_job) => announce_started(context, id),
+        Err(failure) => tracing::error!(guest = %id, "it can't be started: {failure}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
