@@ -2,6 +2,9 @@
 
 use crate::model::{GuestConfig, GuestId, PowerState, Secret, VolumeGroup};
 
+/// Directory of media images in a pool's own: hidden, so that they are no volumes.
+pub const MEDIA_DIRECTORY: &str = ".media";
+
 /// Whether an idempotent operation had something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {

@@ -13,7 +13,7 @@ use tokio::time::{sleep_until, Instant};
 
 use super::node::jobs::{Job, JobGuard};
 use super::{Context, Failure, Node};
-use crate::host::{ImageLocation, Transfer};
+use crate::host::{ImageLocation, Transfer, MEDIA_DIRECTORY};
 use crate::model::{GuestId, Media, PowerState, LOCAL_POOL};
 use crate::proto::message::{Key, Message, MessageId};
 
@@ -96,7 +96,7 @@ pub(super) async fn fetch(context: &Context, id: GuestId, image: &ImageLocation)
 /// Beside the volumes of this host, hidden from libvirt, which takes no notice of it then.
 fn directory(node: &Node) -> Option<String> {
     let books = node.books.lock();
-    books.storage.pools.get(LOCAL_POOL).map(|pool| format!("{}/.media", pool.target.trim_end_matches('/')))
+    books.storage.pools.get(LOCAL_POOL).map(|pool| format!("{}/{MEDIA_DIRECTORY}", pool.target.trim_end_matches('/')))
 }
 
 /// The event that says that media are in a guest's drive.

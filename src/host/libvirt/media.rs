@@ -19,6 +19,9 @@ const DRIVE: &str = "hda";
 /// A guest may have locked its tray; it is told that the medium is gone then.
 const FORCE: u32 = sys::VIR_DOMAIN_DEVICE_MODIFY_FORCE;
 
+/// What QEMU says of a tray that libvirt takes as open.
+const CLOSED: &str = "is not open";
+
 /// Starts a domain with a file in its drive. libvirt takes the document for this run and keeps the definition beside it.
 pub(super) fn create(connection: &Connect, domain: &Domain, file: &str, what: &str) -> Result<()> {
     refuse_control("the path of the media image", file)?;
@@ -37,8 +40,22 @@ pub(super) fn change(domain: &Domain, file: Option<&str>, what: &str) -> Result<
         return Ok(Change::Unchanged);
     }
     let drive = set(&mut tree, file)?;
-    domain.update_device_flags(&drive.document()?, sys::VIR_DOMAIN_AFFECT_LIVE | FORCE).map_err(|error| failed(what, &error))?;
+    let document = drive.document()?;
+    let update = || domain.update_device_flags(&document, sys::VIR_DOMAIN_AFFECT_LIVE | FORCE);
+    let updated = match update() {
+        Err(error) if error.message().contains(CLOSED) && open_tray(domain, &drive) => update(),
+        updated => updated,
+    };
+    updated.map_err(|error| failed(what, &error))?;
     Ok(Change::Changed)
+}
+
+/// Opens the tray for libvirt. A guest that is reset closes it and QEMU tells nobody, so libvirt takes it as open and does not open it (seen
+/// with libvirt 9.0 and QEMU 7.2): media could not be inserted any more after an eject and a reset.
+fn open_tray(domain: &Domain, drive: &Node) -> bool {
+    let Some(device) = drive.find(&["alias"]).and_then(|alias| alias.attribute("name")) else { return false };
+    let command = serde_json::json!({"execute": "blockdev-open-tray", "arguments": {"id": device, "force": true}});
+    domain.qemu_monitor_command(&command.to_string(), 0).is_ok_and(|answer| answer.contains("return"))
 }
 
 /// The file in the drive of a running domain.

@@ -15,6 +15,7 @@ use nix::sys::statvfs::statvfs;
 use parking_lot::Mutex;
 
 use super::super::sparse;
+use crate::host::MEDIA_DIRECTORY;
 
 /// Name of the cache in the pool's directory.
 const DIRECTORY: &str = ".image_cache";
@@ -118,13 +119,15 @@ impl Cache {
     }
 }
 
-/// Removes the whole cache of a pool, because the pool goes.
+/// Removes the whole cache of a pool, and the media images beside it, because the pool goes.
 pub(in crate::host) fn discard_cache(pool: &Path) {
-    match std::fs::remove_dir_all(pool.join(DIRECTORY)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("the cached images in {} can't be removed: {error}", pool.display());
+    for directory in [DIRECTORY, MEDIA_DIRECTORY] {
+        match std::fs::remove_dir_all(pool.join(directory)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("the images kept in {}/{directory} can't be removed: {error}", pool.display());
+            }
+            _ => {}
         }
-        _ => {}
     }
 }
 
