@@ -4,6 +4,13 @@
 #
 #   linux-guest.sh check        what is missing for it, one line each; exit 1 when there is anything
 #   linux-guest.sh make FILE    the disk as a raw image of 32 MiB
+#
+# And the disk of a whole Debian with cloud-init and the guest agent, for the same kernel. Its packages come from a Debian mirror, once: they are
+# kept in DIRECTORY.
+#
+#   linux-guest.sh check-debian
+#   linux-guest.sh fetch-debian DIRECTORY
+#   linux-guest.sh make-debian DIRECTORY FILE    a raw image of 1 GiB
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 ROOT=$(dirname "$(dirname "$(readlink -f "$0")")")
@@ -38,36 +45,96 @@ check() {
   return $missing
 }
 
-make() { # FILE
-  local file=$1 work release module name start=2048
-  check >&2
-  work=$(mktemp -d)
-  # shellcheck disable=SC2064
-  trap "rm -rf '$work'" EXIT
+# Kernel, modules and first process as the files of a boot partition; a disk image with that partition.
+boot_disk() { # FILE INIT MIB WORK
+  local file=$1 work=$4 release module name start=2048 boot=32
   release=$(basename "$(kernel)"); release=${release#vmlinuz-}
-  mkdir -p "$work/root/bin" "$work/root/modules"
-  cp "$(command -v busybox)" "$work/root/bin/busybox"
-  install -m 0755 "$ROOT/tests/assets/linux-guest/init" "$work/root/init"
+  mkdir -p "$work/initrd.d/bin" "$work/initrd.d/modules"
+  cp "$(command -v busybox)" "$work/initrd.d/bin/busybox"
+  install -m 0755 "$2" "$work/initrd.d/init"
   modprobe --set-version "$release" --ignore-install --show-depends --all "${MODULES[@]}" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
     while read -r module; do
       name=$(basename "${module%.ko*}").ko
-      plain "$module" >"$work/root/modules/$name"
-      echo "$name" >>"$work/root/modules/order"
+      plain "$module" >"$work/initrd.d/modules/$name"
+      echo "$name" >>"$work/initrd.d/modules/order"
     done
-  (cd "$work/root" && find . | cpio --quiet -o -H newc --owner 0:0 | gzip -1) >"$work/initrd"
+  (cd "$work/initrd.d" && find . | cpio --quiet -o -H newc --owner 0:0 | gzip -1) >"$work/initrd"
   printf 'DEFAULT linux\nLABEL linux\n KERNEL vmlinuz\n APPEND initrd=initrd console=ttyS0 panic=-1 quiet\n' >"$work/syslinux.cfg"
-  truncate -s 32M "$work/disk"
-  echo "start=$start, type=c, bootable" | sfdisk -q "$work/disk"
-  dd if=$MBR of="$work/disk" bs=440 count=1 conv=notrunc status=none
-  mformat -i "$work/disk@@$((start * 512))" -T $((32 * 2048 - start)) -h 255 -s 63 -H $start ::
-  mcopy -i "$work/disk@@$((start * 512))" "$work/initrd" "$work/syslinux.cfg" ::
-  mcopy -i "$work/disk@@$((start * 512))" "$(kernel)" ::vmlinuz
-  syslinux --install --offset $((start * 512)) "$work/disk"
-  mv "$work/disk" "$file"
+  truncate -s "$3M" "$file"
+  {
+    echo "start=$start, size=$((boot * 2048 - start)), type=c, bootable"
+    [ "$3" = $boot ] || echo "start=$((boot * 2048)), type=83"
+  } | sfdisk -q "$file"
+  dd if=$MBR of="$file" bs=440 count=1 conv=notrunc status=none
+  mformat -i "$file@@$((start * 512))" -T $((boot * 2048 - start)) -h 255 -s 63 -H $start ::
+  mcopy -i "$file@@$((start * 512))" "$work/initrd" "$work/syslinux.cfg" ::
+  mcopy -i "$file@@$((start * 512))" "$(kernel)" ::vmlinuz
+  syslinux --install --offset $((start * 512)) "$file"
+}
+
+in_scratch() { # COMMAND…: with a scratch directory as its last argument, which goes afterwards
+  local work
+  work=$(mktemp -d)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'" EXIT
+  "$@" "$work"
+}
+
+make() { # FILE WORK
+  check >&2
+  boot_disk "$2/disk" "$ROOT/tests/assets/linux-guest/init" 32 "$2"
+  mv "$2/disk" "$1"
+}
+
+check_debian() {
+  local missing=0 program
+  for program in debootstrap mkfs.ext4; do
+    command -v $program >/dev/null || { echo "$program: program not found (packages debootstrap e2fsprogs)"; missing=1; }
+  done
+  check || missing=1
+  return $missing
+}
+
+fetch_debian() { # DIRECTORY
+  local packages=cloud-init,cloud-guest-utils,qemu-guest-agent,e2fsprogs,lvm2,iproute2,isc-dhcp-client,ifupdown,sudo,openssh-server
+  packages+=,systemd-sysv,udev,kmod,dbus,python3-cffi-backend
+  check_debian >&2
+  mkdir -p "$1"
+  rm -rf "$1/root.new"
+  debootstrap --variant=minbase --include=$packages bookworm "$1/root.new" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$1/debootstrap.log" 2>&1 ||
+    { tail -n 20 "$1/debootstrap.log" >&2; return 1; }
+  rm -rf "$1/root.new"/{var/cache/apt,var/lib/apt/lists,usr/share/doc,usr/share/man,usr/share/locale}/*
+  mv "$1/root.new" "$1/root"
+}
+
+make_debian() { # DIRECTORY FILE WORK
+  local root=$3/root release
+  check_debian >&2
+  [ -d "$1/root" ] || { echo "$1/root: not there; linux-guest.sh fetch-debian $1 makes it" >&2; return 1; }
+  cp -a "$1/root" "$root"
+  release=$(basename "$(kernel)"); release=${release#vmlinuz-}
+  mkdir -p "$root/lib/modules"
+  cp -a "/lib/modules/$release" "$root/lib/modules/"
+  : >"$root/etc/machine-id"
+  rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/resolv.conf" "$root/etc/hostname"
+  printf '%s\n' 'datasource_list: [ NoCloud, None ]' 'locale: false' >"$root/etc/cloud/cloud.cfg.d/90-guest.cfg"
+  echo 'LABEL=system / ext4 defaults 0 1' >"$root/etc/fstab"
+  install -m 0755 "$ROOT/tests/assets/linux-guest/report" "$root/usr/local/sbin/report"
+  install -m 0644 "$ROOT/tests/assets/linux-guest/report.service" "$root/etc/systemd/system/report.service"
+  systemctl --root "$root" -q enable report.service 2>/dev/null || ln -s ../report.service "$root/etc/systemd/system/cloud-init.target.wants/report.service"
+  systemctl --root "$root" -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service systemd-timesyncd.service 2>/dev/null || true
+  boot_disk "$3/disk" "$ROOT/tests/assets/linux-guest/switch" 1024 "$3"
+  truncate -s 992M "$3/filesystem"
+  mkfs.ext4 -q -F -L system -d "$root" "$3/filesystem"
+  dd if="$3/filesystem" of="$3/disk" bs=1M seek=32 conv=notrunc,sparse status=none
+  mv "$3/disk" "$2"
 }
 
 case ${1:-} in
   check) check ;;
-  make) make "${2:?linux-guest.sh make FILE}" ;;
-  *) sed -n 's/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  make) in_scratch make "${2:?linux-guest.sh make FILE}" ;;
+  check-debian) check_debian ;;
+  fetch-debian) fetch_debian "${2:?linux-guest.sh fetch-debian DIRECTORY}" ;;
+  make-debian) in_scratch make_debian "${2:?linux-guest.sh make-debian DIRECTORY FILE}" "${3:?linux-guest.sh make-debian DIRECTORY FILE}" ;;
+  *) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

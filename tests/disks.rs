@@ -73,7 +73,8 @@ impl Rig {
         let stop = CancellationToken::new();
         tokio::spawn(opened.writer.run(books.clone(), stop.clone()));
         let (sender, answers) = mpsc::unbounded_channel();
-        let node = Node::new(host, books, opened.store, Arc::new(Answers(sender)), NodeSettings { bridge: "br0".into() });
+        let settings = NodeSettings { bridge: "br0".into(), name: "Cell_000000000001".into(), pools_dir: "/pools".into() };
+        let node = Node::new(host, books, opened.store, Arc::new(Answers(sender)), settings);
         let node = Arc::new(node);
         node.save(&DataFile::ALL).await.unwrap();
         let engine = Engine::new(node.clone(), Duration::from_secs(600));

@@ -412,3 +412,48 @@ async fn a_smaller_image_is_grown_to_the_disk() {
     assert!(check.success());
     assert_eq!(std::fs::read(bed.disk()).unwrap()[24..32], (16 * MIB).to_be_bytes());
 }
+
+/// §14 E10: QEMU needs to know no certificate, because it gets a file.
+#[tokio::test]
+async fn e10_media_become_files_that_anybody_may_read_and_are_fetched_once() {
+    let bed = Bed::with(8 * MIB).await;
+    let media = bed.image("cd", 3 * MIB);
+    let expected = std::fs::read(bed.images.path().join("cd")).unwrap();
+    let directory = bed.pool.path().join(".media");
+    let fetch = |image: ImageLocation| {
+        let (client, directory) = (&bed.client, directory.to_str().unwrap().to_owned());
+        async move { client.fetch_media(&ImageLocation { size: 0, ..image }, &directory, &Transfer::default()).await }
+    };
+    let file = fetch(media.clone()).await.unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), expected);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(Path::new(&file)), mode(&directory)), (0o644, 0o755));
+    let made = std::fs::metadata(&file).unwrap().ino();
+    assert_eq!(fetch(media.clone()).await.unwrap(), file);
+    assert_eq!(std::fs::metadata(&file).unwrap().ino(), made, "it was there");
+
+    // Another version is another file; what is in a drive stays when the rest goes.
+    bed.image("cd", 2 * MIB);
+    let newer = fetch(media.clone()).await.unwrap();
+    assert_ne!(newer, file);
+    let big = fetch(bed.image("big", 9 * MIB)).await.unwrap();
+    bed.client.discard_media(directory.to_str().unwrap(), std::slice::from_ref(&file)).await.unwrap();
+    assert!(Path::new(&file).exists() && !Path::new(&big).exists());
+
+    let error = fetch(ImageLocation { id: "none".into(), ..media.clone() }).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    assert!(!std::fs::read_dir(&directory).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(".new-")));
+}
+
+#[tokio::test]
+async fn media_that_break_off_are_resumed_and_what_is_no_media_leaves_nothing() {
+    let bed = Bed::new().await;
+    let media = bed.image("cd", 3 * MIB);
+    let directory = bed.pool.path().join(".media").to_str().unwrap().to_owned();
+    bed.server.set_faults(Faults { answer: AnswerFault::WrongType, ..Faults::default() });
+    bed.client.fetch_media(&media, &directory, &Transfer::default()).await.unwrap_err();
+    assert!(!Path::new(&directory).exists() || std::fs::read_dir(&directory).unwrap().next().is_none());
+    bed.server.set_faults(Faults::default());
+    let file = bed.client.fetch_media(&media, &directory, &Transfer::default()).await.unwrap();
+    assert_eq!(std::fs::read(file).unwrap(), std::fs::read(bed.images.path().join("cd")).unwrap());
+}

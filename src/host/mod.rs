@@ -54,6 +54,15 @@ pub trait Hypervisor: Send + Sync {
     /// Starts a defined domain; unchanged when it runs already.
     async fn start(&self, id: GuestId) -> Result<Change>;
 
+    /// Starts a defined domain with this file in its CD drive, for this run only; unchanged when it runs already.
+    async fn start_with_media(&self, id: GuestId, file: &str) -> Result<Change>;
+
+    /// Puts a file into the CD drive of a running domain, or empties it, until it stops; unchanged when it is so already.
+    async fn set_media(&self, id: GuestId, file: Option<&str>) -> Result<Change>;
+
+    /// The file in the CD drive of a running domain.
+    async fn media(&self, id: GuestId) -> Result<Option<String>>;
+
     /// Asks the guest to shut down (ACPI); returns when asked, not when done.
     async fn shutdown(&self, id: GuestId) -> Result<()>;
 
@@ -149,6 +158,13 @@ pub trait Images: Send + Sync {
 
     /// Removes what a fetch left beside the disk; unchanged when there is nothing.
     async fn discard(&self, disk: &str) -> Result<Change>;
+
+    /// Fetches a media image (contract §9.3) into `directory`, or finds it there as it is on the server; gives its file's path. Its announced size
+    /// does not matter.
+    async fn fetch_media(&self, media: &ImageLocation, directory: &str, transfer: &Transfer) -> Result<String>;
+
+    /// Removes from `directory` the media images that are neither in `keep` nor to be kept for another time. Not while one is fetched.
+    async fn discard_media(&self, directory: &str, keep: &[String]) -> Result<Change>;
 
     /// Sends a disk's file to the image server; gives its size in bytes. The disk must not change meanwhile.
     async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64>;

@@ -128,6 +128,9 @@ pub struct GuestConfig {
     /// Its system disk is not complete: a start of the service that finds this takes the guest back. Not of the reference, which passes it over.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unfinished: bool,
+    /// What is in the CD drive while it runs. The reference does not know this key and forgets what it stands for (contract §14 D2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<Media>,
     /// Keys that this version does not know; kept as they were found.
     #[serde(flatten)]
     pub extra: Extra,
@@ -161,6 +164,15 @@ impl GuestConfig {
             &self.template.operating_system
         }
     }
+}
+
+/// A CD or DVD image in a guest's drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Media {
+    /// Id on the image server.
+    pub id: String,
+    /// File of this host that was made of it.
+    pub file: String,
 }
 
 /// Hardware of a guest (contract §8.2); the words are libvirt's.
@@ -224,14 +236,12 @@ pub struct Guest {
     pub power: PowerState,
     /// Address that the guest was seen to use.
     pub address: Option<Ipv4Addr>,
-    /// Id of the attached media image.
-    pub media: Option<String>,
 }
 
 impl Guest {
     /// A stopped guest, created unless its configuration says that it is unfinished.
     pub fn new(config: impl Into<Arc<GuestConfig>>) -> Self {
         let config = config.into();
-        Self { created: !config.unfinished, config, progress: 0, power: PowerState::Stopped, address: None, media: None }
+        Self { created: !config.unfinished, config, progress: 0, power: PowerState::Stopped, address: None }
     }
 }

@@ -20,7 +20,7 @@ pub mod volume;
 
 pub use claim::Claim;
 pub use extra::Extra;
-pub use guest::{Guest, GuestConfig, PowerState, Template};
+pub use guest::{Guest, GuestConfig, Media, PowerState, Template};
 pub use id::{GuestId, InvalidGuestId, SessionId};
 pub use instance_book::{InstanceBook, DEFAULT_MAX_GUEST, LOCAL_POOL};
 pub use network::{AddressMode, NetworkBook, Resource};

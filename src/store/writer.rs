@@ -69,6 +69,14 @@ impl Store {
         result.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Has the state that the books have by then written soon; a write that fails is tried again with the next one. For what is found out while
+    /// nobody waits for it.
+    pub fn flush_later(&self, files: &[DataFile]) {
+        let (done, _) = oneshot::channel();
+        // A writer that has ended is missed by whoever waits for it.
+        let _ = self.queue.send(Request { files: files.iter().copied().collect(), done });
+    }
+
     /// The name of this node: fixed at the first call, from the bridge's MAC. Blocks on the disk.
     ///
     /// # Errors

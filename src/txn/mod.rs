@@ -17,6 +17,7 @@ pub mod engine;
 mod failure;
 pub mod guard;
 pub mod handlers;
+mod media;
 pub mod monitor;
 pub mod node;
 mod params;

@@ -5,6 +5,7 @@
 //! all guests are compared, so nothing that happened meanwhile is missed.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::host::{DomainStatus, ErrorKind, HostEvent};
 use crate::model::{GuestId, PowerState};
 
-use super::{Failure, Node};
+use super::{media, Failure, Node};
 
 /// Follows the hypervisor's events until their sender is gone.
 pub async fn follow(node: Arc<Node>, mut events: mpsc::Receiver<HostEvent>) {
@@ -27,6 +28,7 @@ pub async fn take(node: &Arc<Node>, event: HostEvent) {
         HostEvent::Connected(domains) => {
             tracing::info!(domains = domains.len(), "connected to libvirt");
             resync(node, &domains);
+            media::compare(node).await;
         }
         HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
         HostEvent::Power { id, power } => settle(node, id, power).await,
@@ -48,6 +50,9 @@ async fn settle(node: &Arc<Node>, id: GuestId, told: PowerState) {
     let power = node.host.hypervisor.domain(id).await.map_or(told, |status| status.power);
     if moved(node, id, power) && power == PowerState::Running {
         node.usage.started(id);
+    }
+    if node.media_left.swap(false, Ordering::Relaxed) {
+        media::tidy(node).await;
     }
 }
 

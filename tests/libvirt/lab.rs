@@ -30,7 +30,7 @@ pub(crate) struct Lab {
     pub(crate) events: mpsc::Receiver<HostEvent>,
     pub(crate) logs: tempfile::TempDir,
     pub(crate) uri: String,
-    bridge: String,
+    pub(crate) bridge: String,
     ours: Vec<GuestId>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -53,7 +53,7 @@ impl Lab {
         let mut events = libvirt.take_events().unwrap();
         assert!(libvirt.take_events().is_none());
         let Some(HostEvent::Connected(domains)) = events.recv().await else { panic!("the stream does not begin with Connected") };
-        sweep(&libvirt, &domains).await;
+        sweep(&libvirt, &domains, filters(&uri)).await;
         Self { libvirt, events, logs, uri, bridge, ours: Vec::new(), _turn: turn }
     }
 
@@ -130,15 +130,26 @@ impl Lab {
 }
 
 /// Removes what a test that failed has left.
-async fn sweep(libvirt: &Libvirt, domains: &[DomainStatus]) {
+async fn sweep(libvirt: &Libvirt, domains: &[DomainStatus], filters: Vec<GuestId>) {
     for domain in domains.iter().filter(|domain| domain.name.starts_with("test.")) {
         libvirt.destroy(domain.id).await.unwrap();
         libvirt.undefine(domain.id).await.unwrap();
+    }
+    // A filter of a guest that was never defined.
+    for filter in filters {
+        libvirt.undefine(filter).await.unwrap();
     }
     let pool = libvirt.ensure_local_pool(POOL, pool_directory().to_str().unwrap()).await.unwrap();
     for volume in pool.volumes.keys() {
         libvirt.delete_volume(POOL, volume).await.unwrap();
     }
+}
+
+/// Guests whose filters are there.
+fn filters(uri: &str) -> Vec<GuestId> {
+    let output = Command::new("virsh").args(["-q", "-c", uri, "nwfilter-list"]).output().unwrap();
+    let words = String::from_utf8(output.stdout).unwrap();
+    words.split_whitespace().filter_map(|word| word.strip_prefix("nano-nwfilter-")?.parse().ok()).collect()
 }
 
 /// Where the pool's files are.

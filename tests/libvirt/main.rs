@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod domains;
+mod edits;
 mod interruptions;
 mod lab;
+mod packets;
 mod storage;

@@ -96,7 +96,7 @@ fn a_creation_that_fails_leaves_nothing_behind() {
     std::fs::write(&foreign, definition).unwrap();
     cell.host().virsh(&["define", foreign.to_str().unwrap()]);
     let attempts = [
-        ("an image", CreateGuest { id: GuestId::random(), image: Some(image), ..blank.clone() }),
+        ("an image that nobody serves", CreateGuest { id: GuestId::random(), image: Some(image), ..blank.clone() }),
         ("no cores", CreateGuest { id: GuestId::random(), cores: 0, ..blank.clone() }),
         ("no disk", CreateGuest { id: GuestId::random(), disks: Vec::new(), ..blank.clone() }),
         ("a disk bus that does not exist", with_bus(9)),

@@ -17,8 +17,10 @@
 )]
 
 mod addresses;
+mod cloudinit;
 mod domain;
 mod faults;
+mod images;
 mod lab;
 mod lab_itself;
 mod life;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::fault::BodyFault;
 
 /// Bytes in one piece.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 128 << 10;
 
 /// Pieces read ahead.
 const AHEAD: usize = 4;

@@ -160,7 +160,7 @@ fn cloud_config_says_what_was_asked_for() {
     assert_eq!(config["users"][0]["name"], "nano");
     assert_eq!(config["users"][0]["lock_passwd"], false);
     let hash = config["users"][0]["passwd"].as_str().unwrap();
-    assert_eq!(config["chpasswd"]["list"], format!("nano:{hash}\n"));
+    assert_eq!(config["chpasswd"]["list"], serde_json::json!([format!("nano:{hash}")]));
     let disks = &config["bootcmd"][0];
     assert_eq!((disks[0].as_str(), disks[4].as_str(), disks[5].as_str()), (Some("sh"), Some("2"), Some("/srv/my data")));
     let commands = config["runcmd"].as_array().unwrap();

@@ -39,8 +39,8 @@ pub(super) fn cloud_config(guest: &GuestConfig) -> Result<String, DocumentError>
         "manage_etc_hosts": "localhost",
         "disable_root": !guest.root_login_enabled,
         "ssh_pwauth": true,
-        // A hash is told from a password by its form. One text for all: the newer list form is not known to older releases.
-        "chpasswd": { "expire": false, "list": format!("{admin}:{hash}\n") },
+        // A hash is told from a password by its form. Newer releases would rather have `users` here, which older ones don't know.
+        "chpasswd": { "expire": false, "list": [format!("{admin}:{hash}")] },
         "growpart": { "mode": "auto", "devices": ["/"], "ignore_growroot_disabled": false },
         "resize_rootfs": true,
     }));

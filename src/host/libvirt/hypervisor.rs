@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{block, domain, edit, filter, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, media, qemu, sample, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -57,7 +57,37 @@ impl Hypervisor for Libvirt {
 
     async fn start(&self, id: GuestId) -> Result<Change> {
         let (what, shared) = (format!("start guest {id}"), self.shared.clone());
-        self.lanes.run(Lane::Guest(id), Effect::Changes, what.clone(), move |connection| start(connection, &shared, id, &what)).await
+        let work = move |connection: &Connection| {
+            let what = format!("cannot start guest {id}");
+            start(connection, &shared, id, &what, |domain| domain.create().map(drop).map_err(|error| failed(&what, &error)))
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn start_with_media(&self, id: GuestId, file: &str) -> Result<Change> {
+        let (what, shared, file) = (format!("start guest {id} with media"), self.shared.clone(), file.to_owned());
+        let work = move |connection: &Connection| {
+            let what = format!("cannot start guest {id} with media");
+            start(connection, &shared, id, &what, |domain| media::create(connection, domain, &file, &what))
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn set_media(&self, id: GuestId, file: Option<&str>) -> Result<Change> {
+        let (verb, file) = (if file.is_some() { "put media into" } else { "take media out of" }, file.map(str::to_owned));
+        let work = move |connection: &Connection| {
+            let what = format!("cannot {verb} the drive of guest {id}");
+            media::change(&find_running(connection, id, &what)?, file.as_deref(), &what)
+        };
+        self.lanes.run(Lane::Guest(id), Effect::Changes, format!("{verb} the drive of guest {id}"), work).await
+    }
+
+    async fn media(&self, id: GuestId) -> Result<Option<String>> {
+        let work = move |connection: &Connection| {
+            let what = format!("cannot look into the drive of guest {id}");
+            media::present(&find_running(connection, id, &what)?, &what)
+        };
+        self.lanes.run(Lane::Sample(id), Effect::Reads, format!("look into the drive of guest {id}"), work).await
     }
 
     async fn shutdown(&self, id: GuestId) -> Result<()> {
@@ -326,7 +356,8 @@ fn remove_logs(shared: &Shared, id: GuestId) {
     }
 }
 
-fn start(connection: &Connection, shared: &Shared, id: GuestId, what: &str) -> Result<Change> {
+/// Starts a domain that does not run by pressing `button`.
+fn start(connection: &Connection, shared: &Shared, id: GuestId, what: &str, button: impl Fn(&Domain) -> Result<()>) -> Result<Change> {
     let domain = find(connection, id, what)?;
     if watcher::power(&domain) == PowerState::Running {
         return Ok(Change::Unchanged);
@@ -334,15 +365,15 @@ fn start(connection: &Connection, shared: &Shared, id: GuestId, what: &str) -> R
     if let Some(directory) = &shared.guest_log_dir {
         make_log_dir(directory)?;
     }
-    let Err(first) = domain.create() else { return Ok(Change::Changed) };
+    let Err(first) = button(&domain) else { return Ok(Change::Changed) };
     if domain.is_active().unwrap_or(false) {
         return Ok(Change::Unchanged);
     }
     // A pool that is not active or has not seen a file yet is no reason to fail: bring it up to date and try once more.
     if connection.works() && refresh_pools(connection, &domain) {
-        return domain.create().map(|_| Change::Changed).map_err(|error| failed(what, &error));
+        return button(&domain).map(|()| Change::Changed);
     }
-    Err(failed(what, &first))
+    Err(first)
 }
 
 /// Creates the directory of the consoles. libvirt's log daemon, which writes there, runs as root.

@@ -18,6 +18,7 @@ mod events;
 mod filter;
 mod hypervisor;
 mod lanes;
+mod media;
 mod nfs;
 mod pool;
 mod qemu;

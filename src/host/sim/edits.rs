@@ -1,6 +1,6 @@
 //! Changes of the simulated host's domains.
 
-use super::super::{Applied, DomainEdit, ErrorKind, HostError, Result};
+use super::super::{Applied, Change, DomainEdit, ErrorKind, HostError, Result};
 use super::world::{exists, World};
 use crate::model::{GuestConfig, GuestId, PowerState};
 
@@ -35,6 +35,32 @@ impl World {
                 Ok(Applied::Now)
             }
             (_, None) => Ok(Applied::Now),
+        }
+    }
+
+    /// Starts a domain with a file in its drive, which has to be there.
+    pub(super) fn start_with_media(&mut self, id: GuestId, file: &str) -> Result<Change> {
+        self.has_file(file)?;
+        let change = self.start(id)?;
+        if change == Change::Changed {
+            self.get_mut(id)?.media = Some(file.to_owned());
+        }
+        Ok(change)
+    }
+
+    /// Changes what is in the drive of a running domain.
+    pub(super) fn set_media(&mut self, id: GuestId, file: Option<&str>) -> Result<Change> {
+        self.running(id)?;
+        file.map_or(Ok(()), |file| self.has_file(file))?;
+        let domain = self.get_mut(id)?;
+        let file = file.map(str::to_owned);
+        Ok(if std::mem::replace(&mut domain.media, file.clone()) == file { Change::Unchanged } else { Change::Changed })
+    }
+
+    fn has_file(&self, file: &str) -> Result<()> {
+        match self.state.files.contains_key(file) {
+            true => Ok(()),
+            false => Err(HostError::new(ErrorKind::Failed, format!("there is no file {file}"))),
         }
     }
 }

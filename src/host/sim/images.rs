@@ -103,6 +103,23 @@ impl Images for SimHost {
         })
     }
 
+    async fn fetch_media(&self, media: &ImageLocation, directory: &str, transfer: &Transfer) -> Result<String> {
+        let size = self.inner.world.lock().media.get(&media.id).copied();
+        let missing = || HostError::new(ErrorKind::Invalid, format!("the image server {}:{} refuses: no media", media.host, media.port));
+        let fault = self.transfer(Operation::FetchMedia, size.ok_or_else(missing)?, transfer).await?;
+        let file = format!("{directory}/{}.iso", media.id);
+        self.inner.world.lock().state.files.insert(file.clone(), media.id.clone().into_bytes());
+        fault.map_or(Ok(file), |fault| Err(planned(Operation::FetchMedia, fault.kind)))
+    }
+
+    async fn discard_media(&self, directory: &str, keep: &[String]) -> Result<Change> {
+        self.step(Operation::DiscardMedia, |world| {
+            let before = world.state.files.len();
+            world.state.files.retain(|file, _| !file.starts_with(directory) || keep.contains(file));
+            Ok(if world.state.files.len() < before { Change::Changed } else { Change::Unchanged })
+        })
+    }
+
     async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64> {
         let size = self.inner.world.lock().disk(disk);
         let size = size.ok_or_else(|| HostError::new(ErrorKind::NotFound, format!("there is no disk {disk}")))?;

@@ -205,6 +205,18 @@ impl SimHost {
         self.inner.world.lock().servers.insert(id.into(), image);
     }
 
+    /// An image server has this media image of so many bytes from now on.
+    pub fn put_media(&self, id: &str, size: u64) {
+        self.inner.world.lock().media.insert(id.into(), size);
+    }
+
+    /// Somebody else changes what is in a running guest's drive.
+    pub fn set_media_behind(&self, id: GuestId, file: Option<String>) {
+        if let Some(domain) = self.inner.world.lock().state.domains.get_mut(&id) {
+            domain.media = file;
+        }
+    }
+
     /// What was uploaded so far: image id -> path of the disk that it was made from.
     pub fn uploads(&self) -> std::collections::BTreeMap<String, String> {
         self.inner.world.lock().uploads.clone()

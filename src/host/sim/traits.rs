@@ -116,6 +116,22 @@ impl Hypervisor for SimHost {
         self.run(Operation::Start, Some(id), |world| world.start(id)).await
     }
 
+    async fn start_with_media(&self, id: GuestId, file: &str) -> Result<Change> {
+        self.run(Operation::StartWithMedia, Some(id), |world| world.start_with_media(id, file)).await
+    }
+
+    async fn set_media(&self, id: GuestId, file: Option<&str>) -> Result<Change> {
+        self.run(Operation::SetMedia, Some(id), |world| world.set_media(id, file)).await
+    }
+
+    async fn media(&self, id: GuestId) -> Result<Option<String>> {
+        self.run(Operation::Media, None, |world| {
+            world.running(id)?;
+            Ok(world.get_mut(id)?.media.clone())
+        })
+        .await
+    }
+
     async fn shutdown(&self, id: GuestId) -> Result<()> {
         let ask = |world: &mut World| world.running(id).map(|started| self.stop_later(id, started));
         self.run(Operation::Shutdown, Some(id), ask).await

@@ -43,6 +43,8 @@ pub struct SimState {
 pub struct SimDomain {
     /// What it was defined with.
     pub config: GuestConfig,
+    /// File in the CD drive, while it runs.
+    pub media: Option<String>,
     /// What QEMU runs with; none while it does not run.
     pub live: Option<GuestConfig>,
     /// Runs or not.
@@ -75,6 +77,8 @@ pub(super) struct World {
     pub(super) servers: BTreeMap<String, SimImage>,
     /// Disks that were sent, by image id.
     pub(super) uploads: BTreeMap<String, String>,
+    /// Media images that can be fetched, by id: bytes.
+    pub(super) media: BTreeMap<String, u64>,
     /// What can be mounted.
     pub(super) exports: Vec<(NfsSource, SimShare)>,
     /// Boot id.
@@ -106,6 +110,7 @@ impl World {
             unreadable: Vec::new(),
             servers: BTreeMap::new(),
             uploads: BTreeMap::new(),
+            media: BTreeMap::new(),
             exports: Vec::new(),
             boot: "first boot".into(),
             number: next_host(),
@@ -173,8 +178,14 @@ impl World {
         if self.state.domains.values().any(|domain| domain.config.name == guest.name) {
             return Err(exists("domain", &guest.name));
         }
-        let domain =
-            SimDomain { config: guest.clone(), live: None, power: PowerState::Stopped, autostart: false, filter: guest.security.clone() };
+        let domain = SimDomain {
+            config: guest.clone(),
+            media: None,
+            live: None,
+            power: PowerState::Stopped,
+            autostart: false,
+            filter: guest.security.clone(),
+        };
         self.state.domains.insert(guest.id, domain);
         self.emit(HostEvent::Defined(guest.id));
         Ok(())
@@ -225,6 +236,7 @@ impl World {
         if power == PowerState::Running {
             self.started.insert(id, Instant::now());
         } else {
+            domain.media = None;
             self.started.remove(&id);
         }
         if let Some(share) = self.share_of_guest(id) {

@@ -59,10 +59,9 @@ async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &De
             Dependant::Current => Some(volume.file()),
             Dependant::Snapshot(child) => Some(volumes.frozen(volumes.snapshot(child)?, volume)?),
         };
-        layers.push((volumes.frozen(snapshot, volume)?, top));
-    }
-    for (base, top) in &layers {
-        volumes.check_alone(context, base, *top).await?;
+        let base = volumes.frozen(snapshot, volume)?;
+        volumes.check_alone(context, volume, base, top).await?;
+        layers.push((base, top));
     }
     // Long, and content is the same at every moment; the quick renames follow when nothing of this can fail any more.
     for (base, top) in &layers {

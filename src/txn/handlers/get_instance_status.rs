@@ -14,12 +14,12 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let usage = if guest.power == PowerState::Running { context.node.usage.get(id).await } else { Usage::default() };
     let sample = usage.sample;
     let mut answer = with_config(context.success(), &guest)
-        .bool(Key::Media, guest.media.is_some())
+        .bool(Key::Media, guest.config.media.is_some())
         .float(Key::Usage, usage.cpu_percent)
         .uints(Key::Available, [sample.memory_available, sample.disk_available])
         .uints(Key::IO, [sample.disk_read, sample.disk_written, sample.net_received, sample.net_sent]);
-    if let Some(media) = guest.media {
-        answer = answer.string(Key::Source, media);
+    if let Some(media) = &guest.config.media {
+        answer = answer.string(Key::Source, &media.id);
     }
     context.respond(answer)
 }

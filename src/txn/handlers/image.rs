@@ -25,10 +25,15 @@ pub(super) fn read_source(params: Params<'_>) -> Result<ImageLocation, Failure> 
 
 /// An image to write.
 pub(super) fn read_target(params: Params<'_>) -> Result<ImageLocation, Failure> {
-    let id = params.string(Key::Image)?;
+    read_location(params, Key::Image)
+}
+
+/// An image on a server; its id is in `key`.
+pub(super) fn read_location(params: Params<'_>, key: Key) -> Result<ImageLocation, Failure> {
+    let id = params.string(key)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if id.is_empty() || id.len() > LONGEST || !id.chars().all(plain) {
-        return Err(params.bad(Key::Image, format!("is {:?}: the id of a disk image is expected", shorten(id))));
+        return Err(params.bad(key, format!("is {:?}: the id of an image is expected", shorten(id))));
     }
     let host = params.string(Key::Host)?;
     // §14 C9: what is no address makes no URL.

@@ -1,14 +1,17 @@
-//! StartInstanceRequest (contract §6.2).
+//! StartInstanceRequest (contract §6.2): with an empty drive, or with a media image in it for this run.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::host::Change;
+use super::image::read_location;
+use crate::host::{Change, ImageLocation};
 use crate::model::lifecycle::{self, Operation};
 use crate::model::{GuestId, PowerState};
 use crate::proto::message::{Key, MessageId};
+use crate::store::DataFile;
 use crate::txn::addresses::seeds;
+use crate::txn::media::{self, Fetched};
 use crate::txn::node::jobs::Job;
 use crate::txn::{Context, Failure};
 
@@ -16,28 +19,64 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
     let id = params.guest(Key::Instance)?;
     match params.uint(Key::Option)? {
-        0 => {}
-        1 => return Err(Failure::Unsupported("starting with a media image is not supported by this version".into())),
-        2 => return Err(Failure::Unsupported("starting from the network is not supported".into())),
-        other => return Err(params.bad(Key::Option, format!("is {other}, 0 (no media) or 1 (media image) is expected"))),
+        0 => start(&context, id).await,
+        1 => start_with_media(&context, id, read_location(params, Key::Source)?).await,
+        2 => Err(Failure::Unsupported("starting from the network is not supported".into())),
+        other => Err(params.bad(Key::Option, format!("is {other}, 0 (no media) or 1 (media image) is expected"))),
     }
-    let job = context.job(id, Job::Start).await?;
-    context.check()?;
-    let guest = context.node.books.guest(id)?;
-    lifecycle::next(guest.phase(), Operation::Start)
-        .map_err(|refusal| Failure::refused(format!("guest '{}' can't be started: {refusal}", guest.config.name)))?;
-    let late = start(&context, id).await?;
-    drop(job);
-    late
 }
 
-/// Starts a guest whose job the caller holds, answers, and tells the Core. The inner result is the answer's: a guest that
-/// came up after the deadline runs nevertheless, and the Core is told by the event.
-async fn start(context: &Context, id: GuestId) -> Result<Result<(), Failure>, Failure> {
+/// Refuses a guest that can't be started.
+fn check(context: &Context, id: GuestId) -> Result<(), Failure> {
+    let guest = context.node.books.guest(id)?;
+    let next = lifecycle::next(guest.phase(), Operation::Start);
+    next.map(drop).map_err(|refusal| Failure::refused(format!("guest '{}' can't be started: {refusal}", guest.config.name)))
+}
+
+/// A guest that came up after the deadline runs nevertheless, and the Core is told by the event.
+async fn start(context: &Context, id: GuestId) -> Result<(), Failure> {
+    let _job = context.job(id, Job::Start).await?;
+    context.check()?;
+    check(context, id)?;
     power_on(context, id).await?;
     let answered = context.respond(context.success());
     announce_started(context, id);
-    Ok(answered)
+    answered
+}
+
+/// A start that fails leaves no media in the guest's drive (contract §14 D23).
+async fn start_with_media(context: &Context, id: GuestId, image: ImageLocation) -> Result<(), Failure> {
+    check(context, id)?;
+    let fetched = media::fetch(context, id, &image).await?;
+    let acknowledged = fetched.is_acknowledged();
+    let outcome = start_fetched(context, id, &fetched).await;
+    drop(fetched);
+    if outcome.is_err() {
+        media::tidy(&context.node).await;
+        if acknowledged && context.node.books.guest(id).is_ok_and(|guest| guest.power == PowerState::Stopped) {
+            // The Core was told that it starts.
+            context.node.announce_power(id, PowerState::Stopped, context.session.0);
+        }
+    }
+    outcome
+}
+
+async fn start_fetched(context: &Context, id: GuestId, fetched: &Fetched) -> Result<(), Failure> {
+    let _job = fetched.job(context, id, Job::Start).await?;
+    fetched.check(context)?;
+    check(context, id)?;
+    let media = &fetched.media;
+    power_on_with(context, id, Some(&media.file), context.deadline()).await?;
+    context.node.books.lock().update(id, |config| config.media = Some(media.clone()))?;
+    if let Err(failure) = context.node.save(&[DataFile::Instance]).await {
+        // The guest runs; what is in its drive is looked at again when we start anew.
+        tracing::error!(guest = %id, "the guest's media could not be written down: {failure}");
+    }
+    let answered = fetched.respond(context);
+    context.guest_event(MessageId::GUEST_STARTED_EVENT, id);
+    context.event(media::attached(id, media));
+    tell_if_stopped(context, id);
+    answered
 }
 
 /// Starts a guest whose job the caller holds.
@@ -47,15 +86,25 @@ pub(super) async fn power_on(context: &Context, id: GuestId) -> Result<(), Failu
 
 /// [`power_on`]; a guest of a shared pool that may not start before `deadline` is refused.
 pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Instant) -> Result<(), Failure> {
+    power_on_with(context, id, None, deadline).await
+}
+
+async fn power_on_with(context: &Context, id: GuestId, media: Option<&str>, deadline: Instant) -> Result<(), Failure> {
     let node = &context.node;
+    let hypervisor = &node.host.hypervisor;
     let held = node.may_start(id, deadline).await?;
     let config = node.books.guest(id)?.config;
-    node.host.hypervisor.update_filter(&config).await?;
+    hypervisor.update_filter(&config).await?;
     seeds::renew(node, id).await;
-    let change = node.host.hypervisor.start(id).await?;
+    let change = match media {
+        Some(file) => hypervisor.start_with_media(id, file).await?,
+        None => hypervisor.start(id).await?,
+    };
     if config.security.is_some() {
         // The first guest with rules makes libvirt load the kernel's part of them; only then is it known what the kernel can do.
-        node.host.hypervisor.update_filter(&config).await?;
+        if let Err(error) = hypervisor.update_filter(&config).await {
+            tracing::error!(guest = %id, "the guest runs with the rules that it had: {}", Failure::Host(error));
+        }
     }
     node.was_started(id, held).await?;
     if node.set_power(id, PowerState::Running) || change == Change::Changed {
@@ -67,6 +116,10 @@ pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Ins
 /// Tells the Core that a guest was started, and that it stopped again if it did so already.
 pub(super) fn announce_started(context: &Context, id: GuestId) {
     context.guest_event(MessageId::GUEST_STARTED_EVENT, id);
+    tell_if_stopped(context, id);
+}
+
+fn tell_if_stopped(context: &Context, id: GuestId) {
     if context.node.books.guest(id).is_ok_and(|guest| guest.power != PowerState::Running) {
         context.node.announce_power(id, PowerState::Stopped, context.session.0);
     }

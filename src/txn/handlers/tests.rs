@@ -1,3 +1,4 @@
+mod media;
 mod rules;
 mod settings;
 
@@ -244,8 +245,8 @@ async fn a_failed_start_says_why_and_changes_nothing() {
     assert!(!answer.success && !answer.error.is_empty());
     assert_eq!(rig.node.books.guest(id).unwrap().power, PowerState::Stopped);
     assert_eq!(rig.sent(), []);
-    let media = rig.ask(about(MessageId::START_INSTANCE_REQUEST, id).uint(Key::Option, 1)).await;
-    assert!(media.error.contains("media"), "{}", media.error);
+    let network = rig.ask(about(MessageId::START_INSTANCE_REQUEST, id).uint(Key::Option, 2)).await;
+    assert!(network.error.contains("not supported"), "{}", network.error);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ pub mod transfers;
 mod warnings;
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use tokio::sync::RwLock;
@@ -61,6 +61,10 @@ pub struct Node {
     pub jobs: jobs::Jobs,
     /// Transfers of disks.
     pub transfers: transfers::Transfers,
+    /// Held for reading from before media are fetched until they are in a drive, for writing while those that nobody uses are removed.
+    pub media_files: Arc<RwLock<()>>,
+    /// Media were taken out of a drive since those that nobody uses were removed.
+    pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
     /// Transactions that wait for a further message.
@@ -86,8 +90,24 @@ impl Node {
         let (jobs, transfers) = (jobs::Jobs::default(), transfers::Transfers::default());
         let (counters, warnings) = (Counters::default(), Warnings::default());
         let (mailboxes, copies, taken) = (mailboxes::Mailboxes::default(), copies::Copies::default(), claims::Taken::default());
-        let layout = RwLock::new(());
-        Self { host, books, store, outbox, jobs, transfers, layout, mailboxes, copies, taken, usage, counters, warnings, settings }
+        Self {
+            host,
+            books,
+            store,
+            outbox,
+            jobs,
+            transfers,
+            media_files: Arc::default(),
+            media_left: AtomicBool::new(false),
+            layout: RwLock::new(()),
+            mailboxes,
+            copies,
+            taken,
+            usage,
+            counters,
+            warnings,
+            settings,
+        }
     }
 
     /// Makes the state at the time of this call durable, and brings what shared pools say about our guests up to date.
@@ -125,13 +145,24 @@ impl Node {
             PowerState::Running => MessageId::GUEST_STARTED_EVENT,
             PowerState::Stopped | PowerState::Lost => MessageId::GUEST_STOPPED_EVENT,
         };
-        let about = |event| Message::new(event).string(Key::Instance, id.to_string()).from_session(session);
-        self.outbox.send(None, about(event));
+        self.outbox.send(None, Message::new(event).string(Key::Instance, id.to_string()).from_session(session));
         if power != PowerState::Running {
-            let media = self.books.lock().guests.get_mut(&id).and_then(|guest| guest.media.take());
-            if media.is_some() {
-                self.outbox.send(None, about(MessageId::MEDIA_DETACHED_EVENT));
-            }
+            self.drop_media(id, session);
+        }
+    }
+
+    /// A guest's drive is empty now, whoever emptied it; tells the Core when there were media in it.
+    pub fn drop_media(&self, id: GuestId, session: u32) {
+        let had = {
+            let mut books = self.books.lock();
+            let guest = books.guests.get_mut(&id).filter(|guest| guest.config.media.is_some());
+            guest.map(|guest| Arc::make_mut(&mut guest.config).media = None).is_some()
+        };
+        if had {
+            self.outbox
+                .send(None, Message::new(MessageId::MEDIA_DETACHED_EVENT).string(Key::Instance, id.to_string()).from_session(session));
+            self.media_left.store(true, Ordering::Relaxed);
+            self.store.flush_later(&[DataFile::Instance]);
         }
     }
 

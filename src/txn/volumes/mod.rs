@@ -11,6 +11,8 @@ pub(super) mod steps;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use crate::host::{ErrorKind, HostError};
 use crate::model::lifecycle::{Phase, Refusal};
 use crate::model::{Guest, GuestConfig, GuestId, PowerState, Snapshot, Volume, VolumeGroup};
@@ -108,11 +110,13 @@ impl Volumes {
         Ok(context.node.host.disks.files(self.group.system.directory(), &file_prefix(self.id())).await?)
     }
 
-    /// Refuses when an image that is not `top` is based on `base`, whatever the books say: it would be lost with it.
-    pub(super) async fn check_alone(&self, context: &Context, base: &str, top: Option<&str>) -> Result<(), Failure> {
-        let frozen = self.group.snapshots.values().flat_map(|snapshot| snapshot.files.values().map(String::as_str));
-        for image in self.group.volumes().map(Volume::file).chain(frozen).filter(|image| Some(*image) != top && *image != base) {
-            match context.node.host.disks.inspect(image).await {
+    /// Refuses when an image of the volume that is not `top` is based on `base`, whatever the books say: it would be lost with it.
+    pub(super) async fn check_alone(&self, context: &Context, volume: &Volume, base: &str, top: Option<&str>) -> Result<(), Failure> {
+        let frozen = self.group.snapshots.values().filter_map(|snapshot| snapshot.files.get(&volume.name)).map(String::as_str);
+        let others = std::iter::once(volume.file()).chain(frozen).filter(|image| Some(*image) != top && *image != base);
+        let look = |image| async move { (image, context.node.host.disks.inspect(image).await) };
+        for (image, found) in join_all(others.map(look)).await {
+            match found {
                 Ok(found) if found.backing.as_deref() == Some(base) => {
                     return Err(Failure::refused(format!("{base} can't be given up: {image} is based on it, which the books do not know")))
                 }

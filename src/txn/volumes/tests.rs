@@ -592,7 +592,7 @@ async fn any_life_of_a_guest_keeps_every_content() {
         for step in 1..60 {
             let is_running = rig.node.books.guest(id).unwrap().power == crate::model::PowerState::Running;
             let names: Vec<String> = kept.keys().cloned().collect();
-            let chosen = if names.is_empty() { String::new() } else { names[lot.usize(..names.len())].clone() };
+            let chosen = lot.choice(&names).cloned().unwrap_or_default();
             match lot.u32(..10) {
                 0..=2 => {
                     value = step;

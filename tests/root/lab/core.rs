@@ -69,6 +69,11 @@ impl TestCore {
         self.runtime.block_on(future)
     }
 
+    /// Starts something in the Core's network and waits for it.
+    pub fn inside<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        self.runtime.block_on(self.runtime.spawn(future)).expect("no panic")
+    }
+
     /// Waits until the Cell has joined and taken its pool.
     pub fn joined(&self, cell: &Cell, limit: Duration) {
         let name = cell.name();

@@ -11,6 +11,9 @@ use nix::unistd::Pid;
 
 use super::{eventually, output_of, script};
 
+/// Where `linux-guest.sh fetch-debian` keeps its packages for the tests.
+const DEBIAN: &str = "/var/lib/cell-lab/debian";
+
 /// A host; cheap to make, it only names one.
 pub struct Host {
     lab: String,
@@ -97,10 +100,20 @@ impl Host {
 
     /// Puts the small Linux guest on a qcow2 volume of at least 32 MiB.
     pub fn linux_disk(&self, volume: &str) {
-        let raw = self.home().join("linux-guest.raw");
+        self.fill(volume, &["make"]);
+    }
+
+    /// Puts a Debian with cloud-init on a qcow2 volume of at least 1 GiB.
+    pub fn debian_disk(&self, volume: &str) {
+        self.fill(volume, &["make-debian", DEBIAN]);
+    }
+
+    fn fill(&self, volume: &str, arguments: &[&str]) {
+        let raw = self.home().join("guest.raw");
         let raw = raw.to_str().expect("UTF-8");
-        output_of(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/linux-guest.sh")).args(["make", raw]));
+        output_of(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/linux-guest.sh")).args(arguments).arg(raw));
         self.run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "qcow2", raw, volume]);
+        std::fs::remove_file(raw).expect("it was made just now");
     }
 
     pub(super) fn tell_logs(&self) {

@@ -59,7 +59,8 @@ fn read(domain: &Domain, flags: u32, what: &str) -> Result<Node> {
     Node::parse(&document)
 }
 
-fn passwords(domain: &Node) -> impl Iterator<Item = &str> {
+/// The passwords of the domain's remote consoles.
+pub(super) fn passwords(domain: &Node) -> impl Iterator<Item = &str> {
     let devices = domain.find(&["devices"]).into_iter().flat_map(|devices| &devices.children);
     devices.filter(|device| device.name == "graphics").filter_map(|device| device.attribute("passwd"))
 }

@@ -50,7 +50,10 @@ pub(super) fn tracked(xml: &mut Xml, policy: &SecurityPolicy) -> io::Result<()> 
     loose_rule(xml, "in", ALWAYS + 2, ("udp", &[("srcportstart", "67"), ("dstportstart", "68")]))?;
     loose_rule(xml, "in", ALWAYS + 2, ("udp-ipv6", &[("srcportstart", "547"), ("dstportstart", "546")]))?;
     for kind in DISCOVERY {
-        loose_rule(xml, "inout", ALWAYS + 3, ("icmpv6", &[("type", kind)]))?;
+        // libvirt makes no rule at all of one for a type of ICMP in both directions (seen with 9.0).
+        for direction in ["in", "out"] {
+            loose_rule(xml, direction, ALWAYS + 3, ("icmpv6", &[("type", kind)]))?;
+        }
     }
     for (item, priority) in policy.rules.iter().zip(POLICY..) {
         let port = item.target_port.to_string();

@@ -93,12 +93,9 @@ fn e6_reject_lets_answers_arp_neighbour_discovery_and_dhcp_pass() {
     ] {
         assert!(position(&lines, passes) < all, "{passes}");
     }
-    for passes in [
-        "accept out all-ipv6",
-        "accept inout loose icmpv6 type=135",
-        "accept inout loose icmpv6 type=136",
-        "accept in tcp-ipv6 dstportstart=22",
-    ] {
+    for passes in
+        ["accept out all-ipv6", "accept in loose icmpv6 type=135", "accept out loose icmpv6 type=136", "accept in tcp-ipv6 dstportstart=22"]
+    {
         assert!(position(&lines, passes) < all6, "{passes}");
     }
     for passes in ["accept in arp", "accept in ip", "accept in ipv6"] {

@@ -116,6 +116,8 @@ impl Disks for LocalDisks {
         let (path, backing) = (checked(path)?, checked(backing)?);
         self.remove(&path.to_string_lossy()).await?;
         qemu_img::create_overlay(&path, &backing, capacity).await?;
+        let (new, like) = (path.clone(), backing);
+        blocking(format!("cannot set the mode of {}", path.display()), move || names::adopt_mode(&new, &like)).await?;
         persist(&path).await
     }
 

@@ -18,6 +18,15 @@ fn persist_names(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
+/// Gives a file the mode of another one, if that is there.
+pub(super) fn adopt_mode(path: &Path, like: &Path) -> io::Result<()> {
+    match fs::metadata(like) {
+        Ok(data) => fs::set_permissions(path, data.permissions()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Names of the files in a directory that begin with `prefix`, sorted; none when there is no such directory.
 pub(super) fn list(directory: &Path, prefix: &str) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {

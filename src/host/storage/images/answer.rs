@@ -1,6 +1,6 @@
 //! What an image server's answer to a download is worth, told by its head alone; and what it says when it is none.
 //!
-//! Contract §9.2: an image comes with 200 (or 206 where a part was asked for), `application/octet-stream`, its length and its `Signature`. A refusal
+//! Contract §9.2: a disk image comes with 200 (or 206 where a part was asked for), `application/octet-stream`, its length and its `Signature`. A refusal
 //! comes with 200 as well, as JSON without a `Signature` (§13.11): nothing is an image that does not look like one (§14 B2).
 
 use http_body_util::BodyExt;
@@ -9,6 +9,7 @@ use hyper::header::{HeaderMap, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
+use super::connection::Kind;
 use super::trouble::Trouble;
 use crate::host::ErrorKind;
 
@@ -21,8 +22,10 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 /// An image that is about to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// SHA-1 of the whole image, lower-case hex.
+    /// Names this content: the SHA-1 of the whole disk image in lower-case hex, or what the server says of a media image's version.
     pub(super) signature: String,
+    /// Bytes of the whole image, where the server says so; a media image is none without it.
+    pub(super) size: Option<u64>,
     /// Where the body begins: what was asked for, or 0 when the server sends everything again.
     pub(super) offset: u64,
     /// Names this version of the file to the server, when it has such a name.
@@ -40,8 +43,8 @@ pub(super) enum Verdict {
     Wrong(String),
 }
 
-/// Judges an answer to a request for an image of `size` bytes from byte `offset` on.
-pub(super) fn judge(status: StatusCode, headers: &HeaderMap, size: u64, offset: u64) -> Verdict {
+/// Judges an answer to a request for an image of `size` bytes (0 where nobody announced it) from byte `offset` on.
+pub(super) fn judge(what: Kind, status: StatusCode, headers: &HeaderMap, size: u64, offset: u64) -> Verdict {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let kind = text(CONTENT_TYPE.as_str()).unwrap_or("nothing said of its type").to_owned();
     let range = match status {
@@ -49,20 +52,23 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, size: u64, offset: 
         StatusCode::PARTIAL_CONTENT => text(CONTENT_RANGE.as_str()).and_then(range),
         _ => None,
     };
-    let signature = text(SIGNATURE).filter(|text| is_sha1(text));
-    let (Some((begin, whole)), true, Some(signature)) = (range, kind.starts_with("application/octet-stream"), signature) else {
+    let length = text(CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
+    let validator = text(ETAG.as_str()).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED.as_str())).map(str::to_owned);
+    let whole = range.and_then(|(begin, whole)| whole.or(length.map(|length| length.saturating_add(begin))));
+    let signature = match what {
+        Kind::Disk => text(SIGNATURE).filter(|text| is_sha1(text)).map(str::to_ascii_lowercase),
+        Kind::Media => whole.map(|whole| format!("{whole} {}", validator.as_deref().unwrap_or_default())),
+    };
+    let (Some((begin, _)), true, Some(signature)) = (range, kind.starts_with("application/octet-stream"), signature) else {
         return Verdict::NoImage(format!("HTTP {}, {kind}", status.as_u16()));
     };
     if begin != 0 && begin != offset {
         return Verdict::Wrong(format!("byte {offset} was asked for, but byte {begin} came"));
     }
-    let length = text(CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
-    let whole = whole.or(length.map(|length| length.saturating_add(begin)));
-    if let Some(whole) = whole.filter(|whole| *whole != size) {
+    if let Some(whole) = whole.filter(|whole| size != 0 && *whole != size) {
         return Verdict::Wrong(format!("it has {whole} bytes on the server, but {size} were announced"));
     }
-    let validator = text(ETAG.as_str()).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED.as_str())).map(str::to_owned);
-    Verdict::Image(Head { signature: signature.to_ascii_lowercase(), offset: begin, validator })
+    Verdict::Image(Head { signature, size: whole, offset: begin, validator })
 }
 
 fn is_sha1(text: &str) -> bool {
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_image_is_taken_with_its_signature_in_lower_case() {
-        let Verdict::Image(head) = judge(StatusCode::OK, &good(), 100, 0) else { panic!() };
+        let Verdict::Image(head) = judge(Kind::Disk, StatusCode::OK, &good(), 100, 0) else { panic!() };
         assert_eq!((head.signature, head.offset), (SHA1.to_lowercase(), 0));
         assert_eq!(head.validator.as_deref(), Some("Fri, 20 Nov 2026 06:51:33 GMT"));
     }
@@ -178,14 +184,16 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             headers
         };
-        assert!(matches!(judge(StatusCode::NOT_FOUND, &good(), 100, 0), Verdict::NoImage(text) if text.contains("404")));
-        assert!(matches!(judge(StatusCode::OK, &without("signature"), 100, 0), Verdict::NoImage(_)));
-        assert!(matches!(judge(StatusCode::OK, &with("signature", "deadbeef"), 100, 0), Verdict::NoImage(_)));
+        assert!(matches!(judge(Kind::Disk, StatusCode::NOT_FOUND, &good(), 100, 0), Verdict::NoImage(text) if text.contains("404")));
+        assert!(matches!(judge(Kind::Disk, StatusCode::OK, &without("signature"), 100, 0), Verdict::NoImage(_)));
+        assert!(matches!(judge(Kind::Disk, StatusCode::OK, &with("signature", "deadbeef"), 100, 0), Verdict::NoImage(_)));
         assert!(
-            matches!(judge(StatusCode::OK, &with("content-type", "text/html"), 100, 0), Verdict::NoImage(text) if text.contains("html"))
+            matches!(judge(Kind::Disk, StatusCode::OK, &with("content-type", "text/html"), 100, 0), Verdict::NoImage(text) if text.contains("html"))
         );
-        assert!(matches!(judge(StatusCode::OK, &good(), 99, 0), Verdict::Wrong(text) if text.contains("100") && text.contains("99")));
-        assert!(matches!(judge(StatusCode::OK, &without("content-length"), 99, 0), Verdict::Image(_)), "the body is counted");
+        assert!(
+            matches!(judge(Kind::Disk, StatusCode::OK, &good(), 99, 0), Verdict::Wrong(text) if text.contains("100") && text.contains("99"))
+        );
+        assert!(matches!(judge(Kind::Disk, StatusCode::OK, &without("content-length"), 99, 0), Verdict::Image(_)), "the body is counted");
     }
 
     #[test]
@@ -196,11 +204,16 @@ mod tests {
             headers.insert("content-length", HeaderValue::from_static("60"));
             headers
         };
-        assert!(matches!(judge(StatusCode::PARTIAL_CONTENT, &part("bytes 40-99/100"), 100, 40), Verdict::Image(head) if head.offset == 40));
-        assert!(matches!(judge(StatusCode::PARTIAL_CONTENT, &part("bytes 41-99/100"), 100, 40), Verdict::Wrong(_)));
-        assert!(matches!(judge(StatusCode::PARTIAL_CONTENT, &part("bytes 40-99/120"), 100, 40), Verdict::Wrong(_)));
-        assert!(matches!(judge(StatusCode::PARTIAL_CONTENT, &part("lines 40-99/100"), 100, 40), Verdict::NoImage(_)));
-        assert!(matches!(judge(StatusCode::OK, &good(), 100, 40), Verdict::Image(head) if head.offset == 0), "everything again");
+        assert!(
+            matches!(judge(Kind::Disk, StatusCode::PARTIAL_CONTENT, &part("bytes 40-99/100"), 100, 40), Verdict::Image(head) if head.offset == 40)
+        );
+        assert!(matches!(judge(Kind::Disk, StatusCode::PARTIAL_CONTENT, &part("bytes 41-99/100"), 100, 40), Verdict::Wrong(_)));
+        assert!(matches!(judge(Kind::Disk, StatusCode::PARTIAL_CONTENT, &part("bytes 40-99/120"), 100, 40), Verdict::Wrong(_)));
+        assert!(matches!(judge(Kind::Disk, StatusCode::PARTIAL_CONTENT, &part("lines 40-99/100"), 100, 40), Verdict::NoImage(_)));
+        assert!(
+            matches!(judge(Kind::Disk, StatusCode::OK, &good(), 100, 40), Verdict::Image(head) if head.offset == 0),
+            "everything again"
+        );
     }
 
     #[test]

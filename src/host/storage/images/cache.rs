@@ -3,7 +3,7 @@
 //! Contract: an entry is the exact file that the server sent, named by image id and signature, in the hidden directory `.image_cache` of the pool: on the
 //! pool's file system, so that a copy can share its blocks, and no volume of the pool. An entry is complete and on the disk before it has its name.
 //! All entries of a pool together take at most the configured size; the one that was not used for the longest time goes first. The cache gives way to
-//! guests: it takes no space below a tenth of the file system, and entries go when a clone needs their room. Everything here blocks.
+//! guests: it leaves a tenth of the file system free, at most 8 GiB, and entries go when a clone needs their room. Everything here blocks.
 
 use std::fs::{DirBuilder, File, Metadata};
 use std::io;
@@ -25,8 +25,9 @@ const UNFINISHED: &str = ".new-";
 /// An unfinished copy that nobody has touched for so long was left by a crash. (A shared pool has other hosts' copies as well.)
 const ABANDONED: Duration = Duration::from_secs(600);
 
-/// The part of the file system that is left to guests: one in so many bytes.
+/// The part of the file system that is left to guests: one in so many bytes, but no more than [`LARGEST_RESERVE`].
 const RESERVE: u64 = 10;
+const LARGEST_RESERVE: u64 = 8 << 30;
 
 /// The caches of all pools.
 pub(super) struct Cache {
@@ -45,6 +46,11 @@ struct Entry {
 impl Cache {
     pub(super) fn new(limit: u64) -> Self {
         Self { limit, changing: Mutex::new(()) }
+    }
+
+    /// Most bytes that are kept.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// The content of this version of an image, if it is there; it counts as used then.
@@ -102,7 +108,7 @@ impl Cache {
         let mut kept = kept.into_iter();
         loop {
             let (free, whole) = free(directory)?;
-            if taken.saturating_add(bytes) <= self.limit && free.saturating_sub(bytes) >= whole / RESERVE {
+            if taken.saturating_add(bytes) <= self.limit && free.saturating_sub(bytes) >= (whole / RESERVE).min(LARGEST_RESERVE) {
                 return Ok(true);
             }
             let Some(oldest) = kept.next() else { return Ok(false) };

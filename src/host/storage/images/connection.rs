@@ -25,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(15);
 const SOCKET_BUFFER: usize = 64 << 10;
 
 /// Bytes of the body in one piece. With a few pieces on their way to the disk this is most of what a transfer holds.
-pub(super) const PIECE: usize = 128 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// An open connection; dropping it closes it.
 pub(super) struct Connection<B> {
@@ -77,13 +77,26 @@ where
     }
 }
 
-/// Where an image's content is (contract §9.2).
-pub(super) fn path(image: &ImageLocation) -> Result<String, Trouble> {
+/// What kind of image it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A system disk, with its SHA-1 beside it.
+    Disk,
+    /// A CD or DVD; the server says nothing of its content.
+    Media,
+}
+
+/// Where an image's content is (contract §9.2, §9.3).
+pub(super) fn path(kind: Kind, image: &ImageLocation) -> Result<String, Trouble> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if image.id.is_empty() || image.id.len() > 128 || !image.id.chars().all(plain) || image.id.starts_with('.') {
-        return Err(Trouble::last(ErrorKind::Invalid, format!("'{}' is no id of a disk image", image.id.escape_debug())));
+        return Err(Trouble::last(ErrorKind::Invalid, format!("'{}' is no id of an image", image.id.escape_debug())));
     }
-    Ok(format!("/api/v1/disk_images/{}/file/", image.id))
+    let folder = match kind {
+        Kind::Disk => "disk_images",
+        Kind::Media => "media_images",
+    };
+    Ok(format!("/api/v1/{folder}/{}/file/", image.id))
 }
 
 /// The Host header.

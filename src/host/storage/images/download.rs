@@ -1,6 +1,6 @@
 //! Getting an image's bytes: one request, and more of them for the rest when the connection breaks.
 //!
-//! Contract: an image is complete when all announced bytes came and their SHA-1 is the `Signature` of the first answer. A connection that breaks, or
+//! Contract: an image is complete when all announced bytes came and, for a disk, their SHA-1 is the `Signature` of the first answer. A connection that breaks, or
 //! over which nothing comes for the stall time (§14 C20), is replaced by one that asks for the rest; a server that can't send parts sends
 //! everything again. Attempts that get no further end in failure.
 
@@ -14,7 +14,7 @@ use hyper::Request;
 use tokio::time::{sleep, timeout};
 
 use super::answer::{self, Head, Verdict};
-use super::connection::{authority, path, Connection};
+use super::connection::{authority, path, Connection, Kind};
 use super::trouble::Trouble;
 use super::writer::Writer;
 use super::Shared;
@@ -37,8 +37,8 @@ pub(super) struct Opened {
 }
 
 /// Asks for an image, from the beginning or what is missing of it.
-pub(super) async fn open(shared: &Shared, image: &ImageLocation, missing: Option<(u64, &Head)>) -> Result<Opened, Trouble> {
-    let mut request = Request::get(path(image)?).header(HOST, authority(image)).header(USER_AGENT, AGENT);
+pub(super) async fn open(shared: &Shared, kind: Kind, image: &ImageLocation, missing: Option<(u64, &Head)>) -> Result<Opened, Trouble> {
+    let mut request = Request::get(path(kind, image)?).header(HOST, authority(image)).header(USER_AGENT, AGENT);
     let mut offset = 0;
     if let Some((begin, head)) = missing {
         offset = begin;
@@ -52,7 +52,7 @@ pub(super) async fn open(shared: &Shared, image: &ImageLocation, missing: Option
     let mut connection = Connection::open(&shared.tls, image).await?;
     let server = connection.server().to_owned();
     let response = timeout(shared.stall, connection.ask(request)).await.unwrap_or_else(|_| Err(silent(&server, shared.stall)))?;
-    match answer::judge(response.status(), response.headers(), image.size, offset) {
+    match answer::judge(kind, response.status(), response.headers(), image.size, offset) {
         Verdict::Image(head) => Ok(Opened { head, body: response.into_body(), _connection: connection }),
         Verdict::Wrong(reason) => {
             Err(Trouble::last(ErrorKind::Invalid, format!("the image server {server} sent something else: {reason}")))
@@ -65,10 +65,10 @@ pub(super) async fn open(shared: &Shared, image: &ImageLocation, missing: Option
 }
 
 /// Asks for an image from its beginning; more than once when the server does not answer.
-pub(super) async fn open_patiently(shared: &Shared, image: &ImageLocation) -> Result<Opened, Trouble> {
+pub(super) async fn open_patiently(shared: &Shared, kind: Kind, image: &ImageLocation) -> Result<Opened, Trouble> {
     let mut fruitless = 0;
     loop {
-        match open(shared, image, None).await {
+        match open(shared, kind, image, None).await {
             Err(Trouble::Broken(error)) => {
                 fruitless += 1;
                 if fruitless >= FRUITLESS {
@@ -87,7 +87,7 @@ fn silent(server: &str, stall: Duration) -> Trouble {
 }
 
 /// Brings the whole image to the writer, over as many connections as it takes.
-pub(super) async fn pull(shared: &Shared, image: &ImageLocation, first: Opened, writer: Writer) -> crate::host::Result<()> {
+pub(super) async fn pull(shared: &Shared, kind: Kind, image: &ImageLocation, first: Opened, writer: Writer) -> crate::host::Result<()> {
     let first_head = first.head.clone();
     let mut pull = Pull { shared, image, writer: &writer, offset: 0 };
     let (mut furthest, mut fruitless) = (0, 0);
@@ -112,10 +112,10 @@ pub(super) async fn pull(shared: &Shared, image: &ImageLocation, first: Opened, 
         }
         sleep(PAUSE * (fruitless + 1)).await;
         let missing = (pull.offset > 0).then_some((pull.offset, &first_head));
-        attempt = open(shared, image, missing).await;
+        attempt = open(shared, kind, image, missing).await;
     }
     let hash = writer.finish().await?;
-    if hash != first_head.signature {
+    if kind == Kind::Disk && hash != first_head.signature {
         let signature = &first_head.signature;
         let text = format!("image {} is damaged: its SHA-1 is {hash}, but its signature says {signature}", image.id);
         return Err(HostError::new(ErrorKind::Invalid, text));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::{qemu_img, sparse};
+use super::connection::Kind;
 use super::part::Part;
 use super::trouble::{on_file, Trouble};
 use super::upload::blocking;
@@ -18,7 +19,7 @@ pub(super) async fn fetch(shared: &Arc<Shared>, image: &ImageLocation, disk: &Pa
         return Err(HostError::new(ErrorKind::Invalid, format!("image {} was announced with 0 bytes", image.id)));
     }
     transfer.begin(image.size);
-    let opened = download::open_patiently(shared, image).await.map_err(Trouble::into_error)?;
+    let opened = download::open_patiently(shared, Kind::Disk, image).await.map_err(Trouble::into_error)?;
     let (part, file, cached) = {
         let (shared, image, disk, signature) = (shared.clone(), image.clone(), disk.to_owned(), opened.head.signature.clone());
         blocking(move || {
@@ -41,7 +42,7 @@ pub(super) async fn fetch(shared: &Arc<Shared>, image: &ImageLocation, disk: &Pa
         None => {
             let target = file.try_clone().map_err(|error| on_file("a file can't be opened twice", error))?;
             let writer = Writer::start(target, part.path().to_owned(), image.size, transfer.clone());
-            download::pull(shared, image, opened, writer).await?;
+            download::pull(shared, Kind::Disk, image, opened, writer).await?;
         }
     }
     let size = inspect(image, file.clone(), capacity).await?;

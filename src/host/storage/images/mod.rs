@@ -7,7 +7,7 @@
 //!
 //! Contract: an image replaces a disk only when it is complete, has the hash that the server promised, and is a qcow2 file that stands for
 //! itself and fits; until then it lies hidden beside the disk, and whatever goes wrong leaves the disk as it was and nothing else. Transfers run on
-//! two threads of their own, so that the service's messages never wait for them, and hold half a megabyte each. A transfer that is stopped ends
+//! threads of their own, so that the service's messages never wait for them, and hold less than half a megabyte each. A transfer that is stopped ends
 //! at once; one that stalls ends by itself.
 
 mod answer;
@@ -15,6 +15,7 @@ mod cache;
 mod connection;
 mod download;
 mod fetch;
+mod media;
 mod part;
 mod qcow2;
 mod tls;
@@ -37,8 +38,8 @@ pub(in crate::host) use cache::discard_cache;
 use cache::Cache;
 use trouble::on_file;
 
-/// Threads for the network's side of all transfers.
-const THREADS: usize = 2;
+/// Threads for the network's side of all transfers. One has them take turns; with two, the one with fewer transfers would give each of them more.
+const THREADS: usize = 1;
 
 /// Threads for the disks' side: each transfer has one.
 const DISK_THREADS: usize = 64;
@@ -138,6 +139,25 @@ impl Images for ImageClient {
     async fn discard(&self, disk: &str) -> Result<Change> {
         let removed = on_disk(disk, "what a transfer left can't be removed from beside", part::discard).await?;
         Ok(if removed { Change::Changed } else { Change::Unchanged })
+    }
+
+    async fn fetch_media(&self, media: &ImageLocation, directory: &str, transfer: &Transfer) -> Result<String> {
+        let (shared, media, directory, transfer) = (self.shared.clone(), media.clone(), PathBuf::from(directory), transfer.clone());
+        self.run(async move {
+            let what = format!("media image {} could not be fetched", media.id);
+            let file = unless_stopped(&transfer, &what, media::fetch(&shared, &media, &directory, &transfer)).await?;
+            Ok(file.to_string_lossy().into_owned())
+        })
+        .await
+    }
+
+    async fn discard_media(&self, directory: &str, keep: &[String]) -> Result<Change> {
+        let (directory, keep, limit) = (PathBuf::from(directory), keep.to_vec(), self.shared.cache.limit());
+        upload::blocking(move || {
+            let what = || format!("media images that nobody uses can't be removed from {}", directory.display());
+            media::discard(&directory, &keep, limit).map_err(|error| on_file(what(), error))
+        })
+        .await
     }
 
     async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64> {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{timeout, Instant};
 
 use super::answer::{self, Answer};
-use super::connection::{authority, path, Connection, PIECE};
+use super::connection::{authority, path, Connection, Kind, PIECE};
 use super::download::AGENT;
 use super::trouble::{on_file, Trouble};
 use super::writer::hex;
@@ -64,7 +64,7 @@ async fn ask(
 ) -> std::result::Result<(), Trouble> {
     let body = StreamBody::new(stream::unfold(body, |mut body| async move { body.recv().await.map(|piece| (piece, body)) }));
     let body = Box::pin(body);
-    let request = Request::put(path(image)?)
+    let request = Request::put(path(Kind::Disk, image)?)
         .header(HOST, authority(image))
         .header(USER_AGENT, AGENT)
         .header(CONTENT_TYPE, format!("multipart/form-data; boundary={BOUNDARY}"))

@@ -12,6 +12,7 @@ use sha1::{Digest, Sha1};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::super::sparse::{write_behind, WRITE_BEHIND};
 use super::trouble::on_file;
 use crate::host::{ErrorKind, HostError, Result, Transfer};
 
@@ -37,7 +38,7 @@ impl Writer {
     /// Begins to write into an empty file.
     pub(super) fn start(file: File, path: PathBuf, size: u64, transfer: Transfer) -> Self {
         let (orders, receiver) = mpsc::channel(AHEAD);
-        let sink = Sink { file, path, size, transfer, hash: Sha1::new(), offset: 0 };
+        let sink = Sink { file, path, size, transfer, hash: Sha1::new(), offset: 0, flushed: 0 };
         Self { orders, thread: tokio::task::spawn_blocking(move || sink.run(receiver)) }
     }
 
@@ -66,6 +67,8 @@ struct Sink {
     transfer: Transfer,
     hash: Sha1,
     offset: u64,
+    /// Up to here the kernel was asked to write.
+    flushed: u64,
 }
 
 impl Sink {
@@ -91,6 +94,10 @@ impl Sink {
             self.offset += length(data) + length(zeroes);
             rest = after;
         }
+        if self.offset >= self.flushed + WRITE_BEHIND {
+            write_behind(&self.file, self.flushed, self.offset);
+            self.flushed = self.offset;
+        }
         self.transfer.advance(length(piece));
         Ok(())
     }
@@ -98,7 +105,7 @@ impl Sink {
     fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).map_err(|error| self.failed(error))?;
         self.hash = Sha1::new();
-        self.offset = 0;
+        (self.offset, self.flushed) = (0, 0);
         self.transfer.begin(self.size);
         Ok(())
     }

@@ -95,6 +95,7 @@ impl Plan {
             send_speed,
             template: read_template(params)?,
             security: read_policy(params)?,
+            media: None,
             unfinished: image.is_some(),
             extra: Extra::default(),
         };
