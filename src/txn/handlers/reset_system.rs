@@ -32,6 +32,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let (guest, disk) = image::check_guest(&context, id, "a system reset")?;
     let capacity = guest.config.disks.first().copied().unwrap_or_default();
     image::check_size(&source, capacity)?;
+    context.node.hold(id).await?;
     context.respond(context.success())?;
     let answered = Instant::now();
     set_created(&context, id, false);

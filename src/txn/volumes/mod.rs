@@ -48,6 +48,8 @@ pub(super) async fn take(context: &Context, id: GuestId, job: Job) -> Result<Vol
         Phase::Gone => return Err(refuse(Refusal::Gone)),
         Phase::Stopped | Phase::Running => {}
     }
+    // Disks that another host has taken over are that host's.
+    context.node.hold(id).await?;
     let group = group(&context.node, &guest)?;
     // Asked for, not looked up: somebody may have started it a moment ago.
     let running = context.node.host.hypervisor.domain(id).await?.power == PowerState::Running;
