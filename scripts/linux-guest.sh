@@ -101,7 +101,7 @@ fetch_debian() { # DIRECTORY
   check_debian >&2
   mkdir -p "$1"
   rm -rf "$1/root.new"
-  debootstrap --variant=minbase --include=$packages bookworm "$1/root.new" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$1/debootstrap.log" 2>&1 ||
+  debootstrap --variant=minbase --include=$packages bookworm "$1/root.new" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$1/debootstrap.log" 2>&1 ||
     { tail -n 20 "$1/debootstrap.log" >&2; return 1; }
   rm -rf "$1/root.new"/{var/cache/apt,var/lib/apt/lists,usr/share/doc,usr/share/man,usr/share/locale}/*
   mv "$1/root.new" "$1/root"
