@@ -117,7 +117,8 @@ async fn a_refused_definition_leaves_nothing_and_a_filter_as_it_was() {
     // The same for a guest that exists: its rules stay.
     let before = lab.told(&["nwfilter-dumpxml", &format!("nano-nwfilter-{}", first.id)]);
     let mut changed = first.clone();
-    changed.hardware_address = "no address".into();
+    // libvirt takes no such name, and finds out after the filter was replaced.
+    changed.name = "a/b".into();
     changed.security = Some(SecurityPolicy::default());
     let error = lab.libvirt.define(&changed).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Invalid, "{error}: {:?}", error.source);
