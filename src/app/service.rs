@@ -11,7 +11,7 @@ use super::prepare::prepare_pools;
 use super::report::send_reports;
 use super::supervisor::Supervisor;
 use super::{AppError, Settings, Started};
-use crate::host::libvirt::{Libvirt, LibvirtConfig, Virtualization};
+use crate::host::libvirt::{Libvirt, LibvirtConfig};
 use crate::host::network::HostNetwork;
 use crate::host::storage::{ImageClient, ImageSettings, ImageTls, LocalDisks, SharedFiles};
 use crate::host::{Bridge, ErrorKind, Host, HostError};
@@ -254,14 +254,9 @@ fn identity(home: &Home, store: &Store, bridge: &Bridge) -> Result<String, AppEr
 }
 
 fn libvirt_config(settings: &Settings) -> LibvirtConfig {
-    let virtualization = match settings.cell.virtualization {
-        config::Virtualization::Auto => Virtualization::Auto,
-        config::Virtualization::Kvm => Virtualization::Kvm,
-        config::Virtualization::Qemu => Virtualization::Qemu,
-    };
     LibvirtConfig {
         uri: settings.cell.libvirt_uri.clone(),
-        virtualization,
+        virtualization: settings.cell.virtualization,
         guest_log_dir: Some(settings.home.log_dir().join("guests")),
         ..LibvirtConfig::default()
     }

@@ -8,6 +8,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::fields::Fields;
 use super::{ConfigError, ImageSettings};
+use crate::model::Virtualization;
 
 /// The first port that a Core listens on for its Cells (transport §1, §4).
 pub const DEFAULT_CORE_PORT: u16 = 5600;
@@ -15,18 +16,6 @@ pub const DEFAULT_CORE_PORT: u16 = 5600;
 /// The kernel's limit for an interface's name (IFNAMSIZ without the NUL).
 const LONGEST_INTERFACE: usize = 15;
 const MIB: u64 = 1 << 20;
-
-/// How guests are run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Virtualization {
-    /// With KVM where the host has it, else emulated.
-    #[default]
-    Auto,
-    /// With KVM only.
-    Kvm,
-    /// Emulated (TCG): slow, but it works inside of virtual machines.
-    Qemu,
-}
 
 impl FromStr for Virtualization {
     type Err = ();

@@ -10,7 +10,7 @@ mod images;
 
 use std::path::{Path, PathBuf};
 
-pub use cell::{log_filter, CellSettings, LogSettings, Virtualization, DEFAULT_CORE_PORT};
+pub use cell::{log_filter, CellSettings, LogSettings, DEFAULT_CORE_PORT};
 pub use domain::{valid_domain, valid_group_address, valid_group_port, DomainSettings, DEFAULT_DOMAIN, DEFAULT_GROUP, DEFAULT_PORT};
 pub use images::{ImageSettings, ImageTls};
 

@@ -8,6 +8,7 @@ use serde_json::{json, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::*;
+use crate::model::Virtualization;
 
 fn domain(text: &str) -> Result<Loaded<DomainSettings>, ConfigError> {
     with_file(text, load_domain)

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod secret;
 pub mod service;
 mod snapshots;
+pub mod virtualization;
 pub mod volume;
 
 pub use claim::Claim;
@@ -27,6 +28,7 @@ pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
 pub use secret::Secret;
 pub use service::ServiceStatus;
+pub use virtualization::Virtualization;
 pub use volume::{Pool, PoolMode, Snapshot, StorageBook, Volume, VolumeGroup};
 
 /// Reads `null` as the type's default: Go writes a nil slice or map as `null`.

@@ -39,6 +39,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::model::GuestId;
+pub use crate::model::Virtualization;
 
 use super::storage::{Blanks, Space};
 use super::{HostEvent, Result};
@@ -50,18 +51,6 @@ use watcher::Watcher;
 
 /// Events that may wait for the service; more make the watcher wait, and beyond its own room, list everything anew.
 const EVENTS: usize = 256;
-
-/// How guests are run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Virtualization {
-    /// KVM where libvirt offers it and /dev/kvm opens, else emulation.
-    #[default]
-    Auto,
-    /// KVM only.
-    Kvm,
-    /// Emulation (TCG).
-    Qemu,
-}
 
 /// Settings of the connection.
 #[derive(Clone, Debug)]
