@@ -9,6 +9,7 @@
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
 mod block;
+mod block_job;
 mod capability;
 mod connection;
 mod domain;
@@ -19,6 +20,7 @@ mod filter;
 mod hypervisor;
 mod lanes;
 mod media;
+mod merge;
 mod nfs;
 mod pool;
 mod qemu;

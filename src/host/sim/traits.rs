@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour,
-    Network, NfsSource, Result, Storage, VolumeInfo,
+    Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, LiveMerge,
+    Neighbour, Network, NfsSource, Progress, Result, Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::share::SimShare;
@@ -185,6 +185,14 @@ impl Hypervisor for SimHost {
 
     async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
         self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await
+    }
+
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change> {
+        self.run(Operation::BeginMerge, Some(id), |world| world.begin_merge(id, merge)).await
+    }
+
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>> {
+        self.run(Operation::MergeProgress, Some(id), |world| world.merge_progress(id, path)).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
