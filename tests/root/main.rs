@@ -24,5 +24,6 @@ mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod linux;
 mod migration;
 mod snapshots;
