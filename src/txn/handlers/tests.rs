@@ -1,6 +1,7 @@
 mod media;
 mod rules;
 mod settings;
+mod steps;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
