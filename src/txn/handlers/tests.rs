@@ -1,3 +1,4 @@
+mod defects;
 mod media;
 mod rules;
 mod settings;

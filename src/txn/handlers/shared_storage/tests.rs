@@ -87,6 +87,14 @@ async fn b17_a_failure_at_any_step_of_attaching_switches_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b11_free_space_is_that_of_the_pool_where_new_guests_go() {
+    let (mut rig, _) = attached().await;
+    assert_eq!(rig.node.books.lock().disk_paths(), [MOUNT]);
+    assert!(rig.ask(ready_request("")).await.success);
+    assert_eq!(rig.node.books.lock().disk_paths(), ["/images"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mount_that_fails_is_told_and_switches_nothing() {
     let mut rig = Rig::new().await;
     let (state, files) = (rig.sim.state(), rig.files());
