@@ -1,5 +1,6 @@
 //! What a real Core once asked the reference Cell, asked again: the answers mean the same, but for what differs on purpose.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ fn captured_requests_get_answers_of_the_same_meaning() {
     let cell = Cell::started(lab.cell(1), "nano");
     core.joined(&cell, JOIN);
     let options = Options { images: Some(server.address()), equal_guests: true, ..Options::default() };
-    let mut reasons = std::collections::BTreeSet::new();
+    let mut reasons = BTreeSet::new();
     for (name, capture) in CAPTURES {
         let steps = replay::parse(capture).unwrap();
         let results = core.wait(replay::run(&core, &cell.name(), &steps, options, &CancellationToken::new(), &mut |_| {}));
@@ -45,8 +46,8 @@ fn captured_requests_get_answers_of_the_same_meaning() {
             }
         }
     }
-    // Each difference on the list is one that exists.
-    let listed: std::collections::BTreeSet<String> = replay::DELIBERATE.iter().map(|known| known.reason.to_owned()).collect();
-    assert_eq!(reasons, listed);
+    // Each difference on the list is one that exists; media are in no drive of the captures.
+    let listed = replay::DELIBERATE.iter().map(|known| known.reason.to_owned()).filter(|reason| !reason.contains("media"));
+    assert_eq!(reasons, listed.collect());
     assert!(core.cell(&cell.name()).unwrap().guests.is_empty(), "nothing is left behind");
 }

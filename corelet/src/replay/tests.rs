@@ -173,3 +173,11 @@ fn deliberate_differences_are_told_apart() {
     let live = Message { id: MessageId::SHRINK_DISK_RESPONSE, ..answer(other) };
     assert!(matches!(compare::answers(other, &answer(other), &live).outcome(), Outcome::Different { .. }), "only there");
 }
+
+#[test]
+fn the_manual_lists_every_deliberate_difference() {
+    let manual = include_str!("../../../docs/corelet.md");
+    for known in DELIBERATE {
+        assert!(manual.contains(known.reason), "{}", known.reason);
+    }
+}
