@@ -1,11 +1,9 @@
-//! What the node needs of its host, as traits: hypervisor, storage, disk images and network.
+//! What the node needs of its host, as traits: hypervisor, storage, disk images, network and image servers.
 //!
-//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images of disks), `network` (bridge) and, for tests and scale,
-//! What the node needs of its host, as traits: hypervisor, storage, network and image servers.
-//!
-//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files and image transfers), `network` (bridge) and, for tests and scale,
-//! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
-//! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files, images of disks and their transfers), `network` (bridge) and,
+//! for tests and scale, `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its
+//! deadline ends in [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation
+//! delays no other guest.
 
 pub mod cloudinit;
 mod disks;
@@ -90,6 +88,7 @@ pub trait Hypervisor: Send + Sync {
     /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
     /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
+
     /// Tells a running guest that the disk at `path` has `capacity` bytes now; the image grows with it. Unchanged when it has them already.
     async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change>;
 

@@ -59,7 +59,7 @@ impl Engine {
             self.refuse(link, &message, "this cell is shutting down");
             return;
         }
-        let Some(session) = self.sessions.allocate() else {
+        let Some(session) = self.sessions.allocate(entry.changes) else {
             self.refuse(link, &message, &format!("this cell is busy: all its {SESSIONS} sessions are in use; try again later"));
             return;
         };

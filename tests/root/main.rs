@@ -27,3 +27,5 @@ mod life;
 mod migration;
 mod replay;
 mod snapshots;
+mod takeover;
+mod upgrade;

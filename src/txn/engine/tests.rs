@@ -164,7 +164,7 @@ fn silent(_: Arc<Context>) -> handlers::Work {
 async fn a_handler_that_panics_or_forgets_to_answer_is_answered_for() {
     let mut rig = Rig::new().await;
     for (run, reason) in [(broken as fn(Arc<Context>) -> handlers::Work, "a handler panicked: a defect"), (silent, "without an answer")] {
-        let session = rig.engine.sessions.allocate().unwrap();
+        let session = rig.engine.sessions.allocate(true).unwrap();
         let entry = Entry { run, answer: Some(MessageId::GET_GUEST_RESPONSE), changes: false };
         rig.engine.run(entry, session, LINK, Message::new(MessageId::GET_GUEST_REQUEST).from_session(4));
         let answer = rig.answer(4).await;
