@@ -16,6 +16,7 @@ use tracing::Instrument;
 use crate::model::SessionId;
 use crate::proto::message::{Key, Message, MessageId};
 
+use super::audit::{Asker, Audit, AuditLog};
 use super::handlers::{self, Entry};
 use super::session::{SessionTable, SESSIONS};
 use super::{Context, Failure, Node};
@@ -27,13 +28,33 @@ pub struct Engine {
     tasks: JoinSet<SessionId>,
     answer_within: Duration,
     closed: bool,
+    audit: Audit,
 }
 
 impl Engine {
     /// An engine whose answers are out within `timeout`, the domain's configured timeout. One tenth of it is kept
     /// back, because the Core's own clock runs since before the request arrived (contract §5.3).
     pub fn new(node: Arc<Node>, timeout: Duration) -> Self {
-        Self { node, sessions: SessionTable::new(), tasks: JoinSet::new(), answer_within: timeout - timeout / 10, closed: false }
+        Self {
+            node,
+            sessions: SessionTable::new(),
+            tasks: JoinSet::new(),
+            answer_within: timeout - timeout / 10,
+            closed: false,
+            audit: Audit::default(),
+        }
+    }
+
+    /// The same with an audit trail.
+    #[must_use]
+    pub fn audited(mut self, log: Arc<dyn AuditLog>) -> Self {
+        self.audit = Audit::into(log);
+        self
+    }
+
+    /// From now on this Core asks.
+    pub fn joined(&mut self, core: Asker) {
+        self.audit.joined(core);
     }
 
     /// How many transactions run.
@@ -83,6 +104,7 @@ impl Engine {
     /// Answers with a failure where somebody waits for an answer.
     fn refuse(&self, link: u64, request: &Message, reason: &str) {
         self.node.warnings.warn(format_args!("refused {}: {reason}", request.id));
+        self.audit.refused(request, reason);
         let answer = match handlers::find(request.id) {
             Some(entry) => entry.answer,
             None => request.id.is_request().then(|| request.id.response()),
@@ -97,7 +119,7 @@ impl Engine {
         let span = tracing::info_span!("txn", session = %session);
         let deadline = Instant::now() + self.answer_within;
         let context = Arc::new(Context::new(self.node.clone(), session, link, message, entry.answer, deadline));
-        let mut work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(transact(entry, context).instrument(span));
+        let mut work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(transact(entry, context, self.audit.clone()).instrument(span));
         // Most queries end in their first step: they are answered here, in the same batch of datagrams, without a task of their own.
         match work.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => self.sessions.release(session),
@@ -130,7 +152,8 @@ impl Engine {
 }
 
 /// Runs a handler to its end; answers for it when it fails, panics or is late.
-async fn transact(entry: Entry, context: Arc<Context>) {
+async fn transact(entry: Entry, context: Arc<Context>, audit: Audit) {
+    let audit = audit.begin(entry, &context);
     let name = context.request.id;
     let subject = subject(&context.request);
     let counters = &context.node.counters;
@@ -154,6 +177,7 @@ async fn transact(entry: Entry, context: Arc<Context>) {
         }
     };
     let outcome = outcome.unwrap_or_else(|panic| Err(Failure::Internal(describe_panic(panic.as_ref()))));
+    audit.end(&context, &outcome);
     match outcome {
         Ok(()) if entry.answer.is_none() || context.is_answered() => {
             if entry.changes {
