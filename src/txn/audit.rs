@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::failure::bounded;
 use super::handlers::Entry;
 use super::{Context, Failure, Node};
 use crate::model::{GuestId, SessionId};
@@ -177,7 +178,7 @@ impl Audit {
     /// A request that never became a transaction.
     pub(super) fn refused(&self, request: &Message, reason: &str) {
         let Some(log) = self.log.as_ref().filter(|_| DESTRUCTIVE.contains(&request.id)) else { return };
-        log.note(&record(request, self.core.clone(), None, (Outcome::Refused, Some(reason.to_owned()))));
+        log.note(&record(request, self.core.clone(), None, (Outcome::Refused, Some(bounded(reason).into_owned()))));
     }
 }
 
@@ -196,8 +197,8 @@ impl Pending {
         let request = &context.request;
         let ended = match outcome {
             Ok(()) => (Outcome::Done, None),
-            Err(failure) if is_refusal(failure) => (Outcome::Refused, Some(failure.to_string())),
-            Err(failure) => (Outcome::Failed, Some(failure.to_string())),
+            Err(failure) if is_refusal(failure) => (Outcome::Refused, Some(bounded(&failure.to_string()).into_owned())),
+            Err(failure) => (Outcome::Failed, Some(bounded(&failure.to_string()).into_owned())),
         };
         let is_half_done = outcome.as_ref().is_err_and(|failure| matches!(failure, Failure::NotUndone { .. }) || failure.outcome_unknown());
         if ended.0 != Outcome::Done && !is_half_done && !DESTRUCTIVE.contains(&request.id) {

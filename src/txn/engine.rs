@@ -17,6 +17,7 @@ use crate::model::SessionId;
 use crate::proto::message::{Key, Message, MessageId};
 
 use super::audit::{Asker, Audit, AuditLog};
+use super::failure::bounded;
 use super::handlers::{self, Entry};
 use super::session::{SessionTable, SESSIONS};
 use super::{Context, Failure, Node};
@@ -103,7 +104,7 @@ impl Engine {
 
     /// Answers with a failure where somebody waits for an answer.
     fn refuse(&self, link: u64, request: &Message, reason: &str) {
-        self.node.warnings.warn(format_args!("refused {}: {reason}", request.id));
+        self.node.warnings.warn(format_args!("refused {}: {}", request.id, bounded(reason)));
         self.audit.refused(request, reason);
         let answer = match handlers::find(request.id) {
             Some(entry) => entry.answer,
@@ -111,7 +112,7 @@ impl Engine {
         };
         if let Some(id) = answer.filter(|_| request.from != 0) {
             self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
-            self.node.outbox.send(Some(link), Message::new(id).failed(reason).to_session(request.from));
+            self.node.outbox.send(Some(link), Message::new(id).failed(bounded(reason)).to_session(request.from));
         }
     }
 
@@ -191,6 +192,7 @@ async fn transact(entry: Entry, context: Arc<Context>, audit: Audit) {
         Err(failure) => {
             counters.failed.fetch_add(1, Ordering::Relaxed);
             let reason = failure.to_string();
+            let reason = bounded(&reason);
             context.fail(&reason);
             tracing::warn!("{name} failed{subject}: {reason}");
         }
@@ -200,8 +202,8 @@ async fn transact(entry: Entry, context: Arc<Context>, audit: Audit) {
 /// What a request is about, for the log: its guest's id and the name that it carries.
 fn subject(request: &Message) -> String {
     let texts = &request.string_params;
-    let guest = texts.get(&Key::Instance).or_else(|| texts.get(&Key::Guest)).map(|guest| format!(", guest {guest}"));
-    let name = texts.get(&Key::Name).map(|name| format!(", name {name}"));
+    let guest = texts.get(&Key::Instance).or_else(|| texts.get(&Key::Guest)).map(|guest| format!(", guest {}", bounded(guest)));
+    let name = texts.get(&Key::Name).map(|name| format!(", name {}", bounded(name)));
     guest.unwrap_or_default() + &name.unwrap_or_default()
 }
 

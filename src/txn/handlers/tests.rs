@@ -1,3 +1,4 @@
+mod hostile;
 mod media;
 mod rules;
 mod settings;
