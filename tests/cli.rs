@@ -90,6 +90,7 @@ fn small_service(settings: Settings, on_ready: OnReady) -> Result<(), Box<dyn Er
             group,
             local_address: None,
             core: Some("Core_test".into()),
+            core_address: "10.0.0.1:5600".parse().ok(),
             guests: 3,
             running_guests: 2,
             lost_guests: 0,

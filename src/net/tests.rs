@@ -55,6 +55,7 @@ impl Cell {
             interface: "lo".into(),
             name: NAME.into(),
             core_address: Some(core_address),
+            core_name: None,
             unclean: false,
         });
         Self { handle, events, task: tokio::spawn(driver.run()) }
@@ -188,6 +189,7 @@ async fn a_missing_interface_is_told_and_does_not_end_the_driver() {
         interface: "nope0".into(),
         name: NAME.into(),
         core_address: None,
+        core_name: None,
         unclean: false,
     });
     let task = tokio::spawn(driver.run());

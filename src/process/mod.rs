@@ -11,6 +11,7 @@ pub mod notify;
 pub mod panics;
 pub mod pidfile;
 pub mod signals;
+pub mod trail;
 
 pub use home::Home;
 
