@@ -23,7 +23,7 @@ use crate::process::{notify, Home};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
 use crate::store::{DataFile, Identity, RunMarker, Store};
-use crate::txn::node::{Books, NodeSettings};
+use crate::txn::node::{Books, Load, NodeSettings};
 use crate::txn::{guard, monitor, recovery, Engine, Node, Outbox};
 use crate::{config, host};
 
@@ -72,6 +72,7 @@ struct Service {
     started: Started,
     marker: RunMarker,
     stop_writing: CancellationToken,
+    node: Arc<Node>,
 }
 
 impl Service {
@@ -143,7 +144,7 @@ impl Service {
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout);
-        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })
+        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing, node })
     }
 
     /// The main loop, until a signal or the end of a task.
@@ -200,7 +201,10 @@ impl Service {
     async fn end(mut self, signals: &mut Signals) {
         let drained = self.drain(signals).await;
         if drained > 0 {
-            tracing::warn!("{drained} transactions had not ended and are left behind");
+            let Load { jobs, waiting, transfers, .. } = self.node.load();
+            tracing::warn!(
+                "{drained} transactions had not ended and are left behind: {jobs} guests in work, {transfers} transfers, {waiting} waiting for the Core"
+            );
         }
         if !self.domain.leave().await {
             tracing::warn!("the Core did not confirm our leaving in time");

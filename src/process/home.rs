@@ -146,6 +146,17 @@ mod tests {
     }
 
     #[test]
+    fn d20_shared_pools_are_beside_the_home_wherever_the_service_was_started() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("cell")).unwrap();
+        std::os::unix::fs::symlink("cell", root.join("link")).unwrap();
+        for way in ["cell", "cell/../cell", "cell/.", "link"] {
+            assert_eq!(Home::at(&root.join(way)).unwrap().pools_dir(), root.join("pools"), "{way}");
+        }
+    }
+
+    #[test]
     fn a_home_that_is_missing_or_a_file_is_refused_by_name() {
         let scratch = tempfile::tempdir().unwrap();
         let missing = scratch.path().join("nowhere");

@@ -20,6 +20,9 @@ use super::handlers::{self, Entry};
 use super::session::{SessionTable, SESSIONS};
 use super::{Context, Failure, Node};
 
+/// The session of answers to what never became a transaction: the Core wants a number other than 0 (contract §5.1), and this one is nobody's.
+const NO_SESSION: u32 = SESSIONS + 1;
+
 /// Runs transactions.
 pub struct Engine {
     node: Arc<Node>,
@@ -56,7 +59,7 @@ impl Engine {
             self.refuse(link, &message, "this cell is shutting down");
             return;
         }
-        let Some(session) = self.sessions.allocate() else {
+        let Some(session) = self.sessions.allocate(entry.changes) else {
             self.refuse(link, &message, &format!("this cell is busy: all its {SESSIONS} sessions are in use; try again later"));
             return;
         };
@@ -89,7 +92,8 @@ impl Engine {
         };
         if let Some(id) = answer.filter(|_| request.from != 0) {
             self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
-            self.node.outbox.send(Some(link), Message::new(id).failed(reason).to_session(request.from));
+            let answer = Message::new(id).failed(reason).from_session(NO_SESSION).to_session(request.from);
+            self.node.outbox.send(Some(link), answer);
         }
     }
 

@@ -26,3 +26,5 @@ mod lab_itself;
 mod life;
 mod migration;
 mod snapshots;
+mod takeover;
+mod upgrade;

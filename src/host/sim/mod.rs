@@ -100,6 +100,11 @@ impl SimHost {
         self.inner.plan.lock().begun()
     }
 
+    /// Which operations failed on demand so far, by their numbers as [`SimHost::operations`] counts.
+    pub fn faults_met(&self) -> Vec<u64> {
+        self.inner.plan.lock().met()
+    }
+
     /// The next operation of this kind that has no fault yet fails. Several calls queue up.
     pub fn fail_next(&self, operation: Operation, fault: impl Into<Fault>) {
         self.inner.plan.lock().fail_next(operation, fault.into());

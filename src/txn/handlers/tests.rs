@@ -1,6 +1,8 @@
+mod defects;
 mod media;
 mod rules;
 mod settings;
+mod steps;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

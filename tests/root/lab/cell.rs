@@ -19,6 +19,7 @@ const BOOT: Duration = Duration::from_secs(120);
 pub struct Cell {
     host: Host,
     home: PathBuf,
+    program: PathBuf,
 }
 
 impl Cell {
@@ -29,7 +30,26 @@ impl Cell {
         let settings = format!(r#"{{"domain": "{domain}", "group_address": "224.0.0.226", "group_port": 5599, "timeout": 10}}"#);
         std::fs::write(home.join("config/domain.cfg"), settings).unwrap();
         std::fs::write(home.join("config/cell.cfg"), r#"{"virtualization": "qemu", "log_level": "debug"}"#).unwrap();
-        Self { host, home }
+        Self { host, home, program: env!("CARGO_BIN_EXE_cell").into() }
+    }
+
+    /// Lays the program into its home, in the place of the one that may be there, and uses that from now on. As an upgrade does: what runs keeps its file.
+    pub fn replace_program(&mut self) {
+        let (beside, program) = (self.home.join("cell.new"), self.home.join("cell"));
+        std::fs::copy(env!("CARGO_BIN_EXE_cell"), &beside).unwrap();
+        std::fs::rename(&beside, &program).unwrap();
+        self.program = program;
+    }
+
+    /// True when the service runs the program that lies in its home now.
+    pub fn runs_its_program(&self) -> bool {
+        let inode = |path: &str| self.host.run("stat", &["-L", "-c", "%i", path]);
+        inode(&format!("/proc/{}/exe", self.pid())) == inode(self.program.to_str().unwrap())
+    }
+
+    /// Below it are its settings, data and logs.
+    pub fn home(&self) -> &std::path::Path {
+        &self.home
     }
 
     /// Installs and starts it.
@@ -55,7 +75,7 @@ impl Cell {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_cell"));
+        let mut command = self.host.command(&self.program);
         command.arg("--home").arg(&self.home).args(arguments);
         command
     }
