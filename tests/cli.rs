@@ -55,6 +55,8 @@ fn main() -> ExitCode {
         ("program::warnings_do_not_stop_a_start", warnings_do_not_stop_a_start),
         ("program::a_home_that_is_not_there", a_home_that_is_not_there),
         ("program::a_closed_pipe_is_no_panic", a_closed_pipe_is_no_panic),
+        ("program::doctor_looks_at_a_bare_host_and_changes_nothing", doctor_looks_at_a_bare_host_and_changes_nothing),
+        ("service::doctor_looks_beside_a_service_and_repairs_nothing_there", doctor_looks_beside_a_service_and_repairs_nothing_there),
     ];
     let trials = tests.iter().map(|(name, test)| {
         let test = *test;

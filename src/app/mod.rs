@@ -4,6 +4,7 @@
 //! its reason. Every task is owned and named; one that ends by itself begins an orderly end. The orderly end: no new requests are begun,
 //! those under way get their time, stragglers are named, the Core is told, the books are written, the run mark goes. Guests run on.
 
+pub mod doctor;
 mod guests_net;
 mod health;
 mod prepare;

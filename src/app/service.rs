@@ -282,7 +282,7 @@ fn identity(home: &Home, store: &Store, bridge: &Bridge) -> Result<String, AppEr
     Ok(identity.name)
 }
 
-fn libvirt_config(settings: &Settings) -> LibvirtConfig {
+pub(super) fn libvirt_config(settings: &Settings) -> LibvirtConfig {
     LibvirtConfig {
         uri: settings.cell.libvirt_uri.clone(),
         virtualization: settings.cell.virtualization,
@@ -291,7 +291,7 @@ fn libvirt_config(settings: &Settings) -> LibvirtConfig {
     }
 }
 
-fn image_settings(settings: &Settings) -> ImageSettings {
+pub(super) fn image_settings(settings: &Settings) -> ImageSettings {
     let images = &settings.cell.images;
     let tls = match images.tls {
         config::ImageTls::Insecure => ImageTls::Insecure,

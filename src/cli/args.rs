@@ -14,7 +14,8 @@ Files in the home directory, which is the one that holds this program unless --h
   cell.pid           the running service's process id
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 6 the home or its configuration cannot be used;
-status: 0 running, 3 stopped, 4 cannot be told.
+status: 0 running, 3 stopped, 4 cannot be told;
+doctor: 0 nothing found, 1 something is left, 2 not everything could be looked at.
 
 Stopping, restarting or killing the service never touches a running guest.";
 
@@ -44,6 +45,8 @@ pub(super) enum Command {
     Trust(TrustOptions),
     /// Kill a service that hangs (SIGKILL); guests go on running
     Halt,
+    /// Compare the books with libvirt, pools and mounts, and see that this host is ready; change nothing unless told to
+    Doctor(DoctorOptions),
     /// Run the service in the foreground, for systemd and debugging
     Run(RunOptions),
 }
@@ -77,6 +80,17 @@ pub(super) struct TrustOptions {
     /// Pin the name alone, where the Core's address may change; the service has to run
     #[arg(long)]
     pub(super) name_only: bool,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct DoctorOptions {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Repair what can be repaired safely; the service has to be stopped, guests go on running
+    #[arg(long)]
+    pub(super) repair: bool,
 }
 
 #[derive(Debug, Options)]

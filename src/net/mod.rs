@@ -11,6 +11,7 @@ mod handle;
 mod interface;
 mod listener;
 mod multicast;
+mod probe;
 mod rate_limit;
 mod socket;
 #[cfg(test)]
@@ -22,4 +23,5 @@ pub use error::{NetError, SendError};
 pub use handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound};
 pub use interface::Interface;
 pub use listener::{Discovery, Listener, ListenerConfig, ListenerHandle, PORTS};
+pub use probe::comes_back;
 pub use rate_limit::{RateLimit, Suppressed};

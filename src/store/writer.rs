@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::disk::{Disk, RealDisk};
 use super::files::{Files, Former};
 use super::load::{load, KeptParts};
+use super::look::Onlooker;
 use super::{identity, marker, DataFile, Identity, Loaded, RunMarker, Source, StoreError};
 
 /// The handle of whoever changes a book. Clones share the writer.
@@ -43,6 +44,15 @@ impl Store {
     pub fn open(directory: &Path, default_bridge: &str) -> Result<Opened, StoreError> {
         let time = chrono::Local::now().format("%Y%m%d-%H%M%S").to_string();
         Self::open_on(Arc::new(RealDisk), directory, default_bridge, &time)
+    }
+
+    /// What [`Store::open`] would give, notices included, without touching the directory. The service may run meanwhile. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn look(directory: &Path, default_bridge: &str) -> Result<Loaded, StoreError> {
+        let files = Files::new(Arc::new(Onlooker), directory);
+        load(&files, default_bridge, "a-start").map(|(loaded, _)| loaded)
     }
 
     pub(super) fn open_on(disk: Arc<dyn Disk>, directory: &Path, default_bridge: &str, time: &str) -> Result<Opened, StoreError> {

@@ -64,6 +64,12 @@ pub enum Operation {
     EraseShared,
     Claim,
     SetClaim,
+    Held,
+    Resume,
+    Definitions,
+    Filters,
+    FilterState,
+    Pools,
 }
 
 /// Whether a failing operation was carried out all the same.

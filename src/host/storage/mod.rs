@@ -18,5 +18,6 @@ pub use disks::LocalDisks;
 pub(super) use images::discard_cache;
 pub use images::{assess_answer, inspect_qcow2, ImageClient, ImageSettings, ImageTls};
 pub(super) use mounts::is_mounted;
+pub use qemu_img::version as qemu_img_version;
 pub use shared::SharedFiles;
 pub(super) use space::Space;

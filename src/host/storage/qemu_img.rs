@@ -44,6 +44,13 @@ pub(super) struct Internal {
     pub(super) name: String,
 }
 
+/// The program's version; the error says why it can't be started.
+pub async fn version() -> Result<String> {
+    let told = run("cannot ask qemu-img for its version", QUICK, ["--version".as_ref()]).await?;
+    let told = String::from_utf8_lossy(&told);
+    Ok(told.lines().next().unwrap_or_default().trim_start_matches("qemu-img version ").to_owned())
+}
+
 /// Reads a qcow2 image's header; also while somebody writes to the image.
 pub(super) async fn info(image: &Path) -> Result<Info> {
     let what = format!("cannot read the image {}", image.display());
