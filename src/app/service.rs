@@ -163,6 +163,11 @@ impl Service {
             Ok::<(), String>(())
         });
         tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
+        let beneath = node.clone();
+        tasks.spawn("the completion of merges", async move {
+            recovery::complete_merges(&beneath).await;
+            std::future::pending::<Result<(), String>>().await
+        });
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout).audited(Arc::new(AuditTrail(trail)));

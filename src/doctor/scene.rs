@@ -270,12 +270,7 @@ pub(super) fn told_ref(error: &HostError) -> String {
 
 /// The books and the directory that they lie in; defaults where they can't be read.
 fn read_data(sources: &Sources<'_>) -> (Result<DataFiles, String>, Loaded) {
-    let nothing = || Loaded {
-        instance: Default::default(),
-        storage: Default::default(),
-        network: Default::default(),
-        notices: Vec::new(),
-    };
+    let nothing = || Loaded { instance: Default::default(), storage: Default::default(), network: Default::default(), notices: Vec::new() };
     let files = match list_data(sources.data) {
         Ok(files) => files,
         Err(error) => return (Err(format!("{}: {error}", sources.data.display())), nothing()),

@@ -62,7 +62,13 @@ fn tell(notice: &Notice, findings: &mut Findings) -> bool {
         }
         Notice::Damaged { file, reason, recovered: true, .. } => {
             let remedy = reopen("set it aside and put its last good copy in its place");
-            findings.drift("data.damaged", data(file), reason.clone(), "the last good copy is whole; the latest change may be missing", remedy);
+            findings.drift(
+                "data.damaged",
+                data(file),
+                reason.clone(),
+                "the last good copy is whole; the latest change may be missing",
+                remedy,
+            );
         }
         Notice::Damaged { file, reason, recovered: false, .. } => {
             let why = "there is no good copy of it, so a start would begin without its content";
@@ -72,7 +78,13 @@ fn tell(notice: &Notice, findings: &mut Findings) -> bool {
         }
         Notice::Missing { file } => {
             let remedy = reopen("put its last good copy in its place");
-            findings.drift("data.missing", data(file.name()), "it is not there", format!("its last good copy {}.bak is", file.name()), remedy);
+            findings.drift(
+                "data.missing",
+                data(file.name()),
+                "it is not there",
+                format!("its last good copy {}.bak is", file.name()),
+                remedy,
+            );
         }
     }
     true

@@ -9,6 +9,7 @@
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
 mod block;
+mod block_job;
 mod capability;
 mod connection;
 mod domain;
@@ -20,6 +21,7 @@ mod held;
 mod hypervisor;
 mod lanes;
 mod media;
+mod merge;
 mod nfs;
 mod pool;
 mod qemu;
@@ -125,7 +127,8 @@ impl Libvirt {
     /// How guests are run on this host, in words ("kvm on /usr/bin/qemu-system-x86_64"). Fails when it can't run any as configured.
     pub async fn runs_guests_as(&self) -> Result<String> {
         let shared = self.shared.clone();
-        let ask = move |connection: &Connection| shared.machine(connection).map(|machine| format!("{} on {}", machine.kind, machine.emulator));
+        let ask =
+            move |connection: &Connection| shared.machine(connection).map(|machine| format!("{} on {}", machine.kind, machine.emulator));
         self.lanes.run(lanes::Lane::Quick, lanes::Effect::Reads, "ask what guests this host can run".into(), ask).await
     }
 }

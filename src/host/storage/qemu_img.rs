@@ -30,6 +30,9 @@ const LONG: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Info {
     /// Bytes that a guest sees.
     pub(super) virtual_size: u64,
+    /// Bytes that it takes on the disk; 0 where the file system does not tell.
+    #[serde(default)]
+    pub(super) actual_size: u64,
     /// The image that it is based on, as its header names it.
     pub(super) backing_filename: Option<String>,
     /// Snapshots inside of the image.
@@ -87,6 +90,14 @@ pub(super) async fn commit(top: &Path, base: &Path) -> Result<()> {
     let options: [&OsStr; 6] = ["commit", "-q", "-f", "qcow2", "-d", "-b"].map(AsRef::as_ref);
     let names: [&OsStr; 2] = [file(base)?, file(top)?];
     run(&what, LONG, options.into_iter().chain(names)).await.map(drop)
+}
+
+/// Writes another name of what a qcow2 image is based on into its header; neither is read.
+pub(super) async fn rename_backing(image: &Path, backing: &Path) -> Result<()> {
+    let what = format!("cannot base the image {} on {}", image.display(), backing.display());
+    let options: [&OsStr; 8] = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"].map(AsRef::as_ref);
+    let names: [&OsStr; 2] = [backing.as_ref(), image.as_ref()];
+    run(&what, QUICK, options.into_iter().chain(names)).await.map(drop)
 }
 
 /// What to do with a snapshot inside of an image.

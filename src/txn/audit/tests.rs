@@ -26,7 +26,7 @@ impl Lines {
 
 fn audit(rig: &mut Rig) -> Arc<Lines> {
     let lines = Arc::<Lines>::default();
-    rig.engine = Engine::new(rig.node.clone(), Duration::from_secs(10)).audited(lines.clone());
+    *rig.engine = Engine::new(rig.node.clone(), Duration::from_secs(10)).audited(lines.clone());
     rig.engine.joined(Asker { name: "Core_1".into(), address: "10.0.0.1:5600".parse().unwrap() });
     lines
 }
