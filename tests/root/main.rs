@@ -25,4 +25,5 @@ mod lab;
 mod lab_itself;
 mod life;
 mod migration;
+mod security;
 mod snapshots;
