@@ -26,6 +26,7 @@ mod lab_itself;
 mod life;
 mod migration;
 mod replay;
+mod security;
 mod snapshots;
 mod takeover;
 mod upgrade;
