@@ -98,13 +98,16 @@ pub(super) fn target(disk: &Node) -> Option<&str> {
     disk.find(&["target"])?.attribute("dev")
 }
 
-/// The disk that writes to the image at `path`. One that was started from a pool names its volume, one that was switched its file.
+/// The disk that writes to the image at `path`.
 pub(super) fn disk_at<'a>(document: &'a Node, path: &str) -> Option<&'a Node> {
-    let name = Path::new(path).file_name()?.to_str()?;
-    disks(document).find(|disk| {
-        let source = disk.find(&["source"]);
-        source.is_some_and(|source| source.attribute("file") == Some(path) || source.attribute("volume") == Some(name))
-    })
+    disks(document).find(|disk| is_at(disk, path))
+}
+
+/// Whether a disk, or a layer below it, is the image at `path`. What was started from a pool is told by its volume, the rest by its file.
+pub(super) fn is_at(layer: &Node, path: &str) -> bool {
+    let name = Path::new(path).file_name().and_then(|name| name.to_str());
+    let source = layer.find(&["source"]);
+    source.is_some_and(|source| source.attribute("file") == Some(path) || (name.is_some() && source.attribute("volume") == name))
 }
 
 /// Where the guest has the image at `path`.
