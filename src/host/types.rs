@@ -143,6 +143,8 @@ pub enum HostEvent {
         /// Now.
         power: PowerState,
     },
+    /// QEMU holds a running guest because one of its disks could not be written or read; [`super::Hypervisor::held`] tells more.
+    Held(GuestId),
     /// A domain disappeared from libvirt.
     Undefined(GuestId),
     /// A domain appeared in libvirt or its definition changed.

@@ -33,6 +33,7 @@ pub async fn take(node: &Arc<Node>, event: HostEvent) {
         }
         HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
         HostEvent::Power { id, power } => settle(node, id, power).await,
+        HostEvent::Held(id) => settle(node, id, PowerState::Running).await,
         HostEvent::Undefined(id) => {
             if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
                 tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");

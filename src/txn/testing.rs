@@ -1,6 +1,8 @@
 //! A node on a simulated host with the domain's end in the test's hands.
 
 pub(super) mod pair;
+mod record;
+mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,20 +20,22 @@ use crate::host::HostEvent;
 use crate::model::{GuestId, LOCAL_POOL};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::{DataFile, Store};
+use record::{Record, RecordedEngine};
 
 /// The configured timeout of the tests.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The number that the test's connection has.
 pub(super) const LINK: u64 = 7;
 
-#[derive(Default)]
 pub(super) struct Recorder {
     sent: Mutex<Vec<(Option<u64>, Message)>>,
     news: Notify,
+    record: Arc<Record>,
 }
 
 impl Outbox for Recorder {
     fn send(&self, link: Option<u64>, message: Message) {
+        self.record.see(link, &message);
         self.sent.lock().push((link, message));
         self.news.notify_waiters();
     }
@@ -40,7 +44,7 @@ impl Outbox for Recorder {
 pub(super) struct Rig {
     pub(super) sim: SimHost,
     pub(super) node: Arc<Node>,
-    pub(super) engine: Engine,
+    pub(super) engine: RecordedEngine,
     pub(super) directory: tempfile::TempDir,
     outbox: Arc<Recorder>,
     events: tokio::sync::mpsc::Receiver<HostEvent>,
@@ -67,11 +71,12 @@ impl Rig {
         let stop = CancellationToken::new();
         tokio::spawn(opened.writer.run(books.clone(), stop.clone()));
         let events = host.hypervisor.take_events().unwrap();
-        let outbox = Arc::new(Recorder::default());
+        let record = Arc::new(Record::new(&sim));
+        let outbox = Arc::new(Recorder { sent: Mutex::default(), news: Notify::new(), record: record.clone() });
         let settings = NodeSettings { bridge: "br0".into(), name: name.into(), pools_dir: "/pools".into() };
         let node = Arc::new(Node::new(host, books, opened.store, outbox.clone(), settings));
         node.save(&DataFile::ALL).await.unwrap();
-        let engine = Engine::new(node.clone(), TIMEOUT);
+        let engine = RecordedEngine::new(Engine::new(node.clone(), TIMEOUT), &node, record);
         let mut rig = Self { sim, node, engine, directory, outbox, events, _stop: stop.drop_guard() };
         rig.take_host_events().await;
         rig
@@ -137,11 +142,13 @@ impl Rig {
     /// Creates a guest and forgets the messages about it.
     pub(super) async fn with_guest(&mut self, number: u8) -> GuestId {
         let id = GuestId::from_bytes([number; 16]);
+        self.outbox.record.setup(true);
         let answer = self.ask(create_request(id, &format!("group.guest{number}"))).await;
         assert!(answer.success, "{}", answer.error);
         self.settle().await;
         self.take_host_events().await;
         self.sent();
+        self.outbox.record.setup(false);
         id
     }
 }

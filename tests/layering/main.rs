@@ -14,8 +14,11 @@ use source::Source;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // `start` checks the settings before it detaches, and `status` asks the service through its status socket
-    ("cli", &["process", "app", "config", "model", "observe"]),
-    ("app", &["process", "config", "model", "proto", "net", "txn", "host", "store", "observe"]),
+    // and `doctor` prints what the doctor has found
+    ("cli", &["process", "app", "config", "model", "observe", "doctor"]),
+    ("app", &["process", "config", "model", "proto", "net", "txn", "host", "store", "observe", "doctor"]),
+    // it compares the books with the host, beside the service or without one
+    ("doctor", &["host", "model", "store"]),
     ("process", &["model"]),
     ("config", &["model"]),
     ("model", &[]),

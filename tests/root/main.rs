@@ -26,4 +26,8 @@ mod lab_itself;
 mod life;
 mod linux;
 mod migration;
+mod replay;
+mod security;
 mod snapshots;
+mod takeover;
+mod upgrade;

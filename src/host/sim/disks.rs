@@ -196,8 +196,9 @@ impl Disks for SimHost {
 
     async fn files(&self, directory: &str, prefix: &str) -> Result<Vec<String>> {
         self.run(Operation::ListFiles, None, |world| {
-            let files = world.state.directories.get(directory).into_iter().flatten();
-            Ok(files.map(|(name, _)| name.clone()).filter(|name| name.starts_with(prefix)).collect())
+            let mut names = world.names_in(directory);
+            names.retain(|name| name.starts_with(prefix));
+            Ok(names)
         })
         .await
     }

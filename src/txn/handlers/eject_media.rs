@@ -21,6 +21,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         |why: &dyn std::fmt::Display| Failure::refused(format!("nothing can be ejected from guest '{}': {why}", guest.config.name));
     lifecycle::next(guest.phase(), Operation::Reset).map_err(|refusal| refused(&refusal))?;
     let media = guest.config.media.clone().ok_or_else(|| refused(&"its drive is empty"))?;
+    context.node.hold(id).await?;
     let mut undo = Undo::default();
     match steps(&context, &guest, media, &mut undo).await {
         Ok(()) => undo.disarm(),

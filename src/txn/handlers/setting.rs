@@ -35,7 +35,8 @@ pub(super) fn reconfigure(hypervisor: Arc<dyn Hypervisor>, id: GuestId, edit: Do
     Box::pin(async move { hypervisor.reconfigure(id, &edit).await })
 }
 
-/// Takes the guest's turn for a change of its settings. A guest that libvirt lost has none that could be changed.
+/// Takes the guest's turn for a change of its settings. A guest that libvirt lost has none that could be changed; those of a guest that another host
+/// has taken over are that host's.
 pub(super) async fn begin(context: &Context, id: GuestId) -> Result<(JobGuard, Guest), Failure> {
     let job = context.job(id, Job::Configure).await?;
     context.check()?;
@@ -46,6 +47,7 @@ pub(super) async fn begin(context: &Context, id: GuestId) -> Result<(JobGuard, G
             guest.config.name
         )));
     }
+    context.node.hold(id).await?;
     Ok((job, guest))
 }
 

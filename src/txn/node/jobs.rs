@@ -96,6 +96,11 @@ pub struct Jobs {
 }
 
 impl Jobs {
+    /// Guests that a job works on or waits for.
+    pub fn count(&self) -> usize {
+        self.slots.lock().len()
+    }
+
     /// Waits for the guest's turn, at most until `deadline`, and not at all for a job that takes long; a busy answer names the job in
     /// the way.
     pub async fn acquire(&self, guest: GuestId, job: Job, deadline: Instant) -> Result<JobGuard, Failure> {

@@ -36,6 +36,19 @@ pub struct Counters {
     pub expired: AtomicU64,
 }
 
+/// What is under way on a node; all 0 on one at rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Guests that are being changed, or wait to be.
+    pub jobs: usize,
+    /// Transactions that wait for a further message of the Core.
+    pub waiting: usize,
+    /// Disks on their way from or to an image server.
+    pub transfers: usize,
+    /// Guests whose figures are kept; running ones only.
+    pub watched: usize,
+}
+
 /// What the configuration says about new guests.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
@@ -176,6 +189,11 @@ impl Node {
         let books = self.books.lock();
         let count = |power| books.guests.values().filter(|guest| guest.power == power).count();
         (books.guests.len(), count(PowerState::Running), count(PowerState::Lost))
+    }
+
+    /// What is under way.
+    pub fn load(&self) -> Load {
+        Load { jobs: self.jobs.count(), waiting: self.mailboxes.count(), transfers: self.transfers.count(), watched: self.usage.count() }
     }
 
     /// One counter's value.

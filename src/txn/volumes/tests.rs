@@ -104,6 +104,21 @@ async fn a_tree_is_told_as_the_core_reads_it() {
     assert!(rig.files()["storage.data"].contains("\"active_snapshot\": \"s4\""));
 }
 
+/// The books of the reference may not know which snapshot the disks are based on.
+#[tokio::test(start_paused = true)]
+async fn b15_a_restore_is_whole_although_nobody_knows_what_the_disks_were_based_on() {
+    for active in ["", "gone"] {
+        let (mut rig, id) = with_tree().await;
+        rig.node.books.lock().storage.groups.get_mut(&id).unwrap().active_snapshot = active.into();
+        done(&mut rig, restore(id, "s3")).await;
+        assert_eq!(read(&rig, id), [3, 3], "{active:?}");
+        assert_eq!(group(&rig, id).active_snapshot, "s3", "{active:?}");
+        let answer = rig.ask(about(MessageId::QUERY_SNAPSHOT_REQUEST, id)).await;
+        assert_eq!(answer.uint_array_params[&Key::Current], [0, 0, 1, 0], "{active:?}");
+        assert!(rig.files()["storage.data"].contains("\"active_snapshot\": \"s3\""));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_guest_without_snapshots_has_four_empty_lists() {
     let mut rig = Rig::new().await;

@@ -235,7 +235,7 @@ async fn a_service_that_ends_in_the_middle_is_followed_by_one_that_completes_it(
                 let (mut rig, id) = running_tree().await;
                 rig.engine.request(LINK, delete(id, name).from_session(1));
                 tokio::time::sleep(Duration::from_millis(after)).await;
-                rig.engine = Engine::new(rig.node.clone(), TIMEOUT);
+                *rig.engine = Engine::new(rig.node.clone(), TIMEOUT);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
                 let at = format!("{name} after {after} ms, {pause} ms later, {stops}");
                 check(&rig, id, &at);
