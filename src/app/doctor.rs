@@ -83,11 +83,8 @@ async fn examine(request: &Request) -> Report {
         images: Arc::new(images),
         shared: Arc::new(SharedFiles::default()),
     };
-    let expectation = Expectation {
-        virtualization: settings.cell.virtualization,
-        core_named: settings.cell.core_address.is_some(),
-        complaints,
-    };
+    let expectation =
+        Expectation { virtualization: settings.cell.virtualization, core_named: settings.cell.core_address.is_some(), complaints };
     if request.repair {
         let (deeds, findings) = doctor::repair(&sources, &platform, &expectation).await;
         return Report { findings, deeds };

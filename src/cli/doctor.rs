@@ -141,7 +141,12 @@ impl Page {
             };
             let why = deed.failure.as_ref().map(|why| format!(": {}", one_line(why))).unwrap_or_default();
             let finding = &deed.finding;
-            term::say(format_args!("{done}  {}: {}; {}{why}", one_line(&finding.subject), one_line(&finding.what), one_line(finding.remedy.text())));
+            term::say(format_args!(
+                "{done}  {}: {}; {}{why}",
+                one_line(&finding.subject),
+                one_line(&finding.what),
+                one_line(finding.remedy.text())
+            ));
         }
         let mut areas: BTreeMap<Area, Vec<&Finding>> = BTreeMap::new();
         for finding in &report.findings.found {

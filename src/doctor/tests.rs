@@ -102,11 +102,8 @@ impl Ward {
         };
         self.host.hypervisor.define(&config).await.unwrap();
         self.host.hypervisor.set_autostart(guest, config.auto_start).await.unwrap();
-        let resource = Resource {
-            monitor_port: config.monitor_port,
-            hardware_address: config.hardware_address.clone(),
-            ..Resource::default()
-        };
+        let resource =
+            Resource { monitor_port: config.monitor_port, hardware_address: config.hardware_address.clone(), ..Resource::default() };
         let group = VolumeGroup { system: volumes.remove(0), data: volumes, ..VolumeGroup::default() };
         if pool == "nas" {
             let claim = Claim { owner: self.name(), generation: 1, ..Claim::default() };
@@ -208,14 +205,8 @@ fn books_of(loaded: crate::store::Loaded) -> Books {
 }
 
 fn platform(bridge: Bridge) -> Platform {
-    let space = |path: &str, pool| Space {
-        path: path.into(),
-        pool,
-        free: 1 << 40,
-        total: 1 << 41,
-        files_free: Some(1 << 20),
-        read_only: false,
-    };
+    let space =
+        |path: &str, pool| Space { path: path.into(), pool, free: 1 << 40, total: 1 << 41, files_free: Some(1 << 20), read_only: false };
     Platform {
         root: true,
         kvm: None,

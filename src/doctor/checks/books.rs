@@ -44,7 +44,10 @@ fn volumes(scene: &Scene, findings: &mut Findings) {
         let remedy = if gone {
             Remedy::books("strike the entry, for none of its files is there any more", move |books| strike(books, id))
         } else {
-            Remedy::Manual(format!("see whether the files are still needed ({}); a guest that libvirt has can be entered again", paths.join(", ")))
+            Remedy::Manual(format!(
+                "see whether the files are still needed ({}); a guest that libvirt has can be entered again",
+                paths.join(", ")
+            ))
         };
         let remedy = findings.if_nobodys(remedy);
         findings.drift("books.stray-volumes", format!("guest {id}"), "data/storage.data has volumes of it", why, remedy);
@@ -71,7 +74,9 @@ fn differ(scene: &Scene, guest: &GuestConfig, group: &VolumeGroup, findings: &mu
             change(books, id, |guest| guest.storage_volumes.clone_from(&wanted));
         })
     } else {
-        Remedy::Manual("see with `virsh domblklist` which disks the guest uses, and correct the data files while the service is stopped".into())
+        Remedy::Manual(
+            "see with `virsh domblklist` which disks the guest uses, and correct the data files while the service is stopped".into(),
+        )
     };
     findings.drift("books.volumes", label(guest), what, why, remedy);
 }
@@ -155,7 +160,13 @@ fn assignments(scene: &Scene, findings: &mut Findings) {
         let remedy = Remedy::books("strike the entry", move |books| drop(books.network.resources.remove(&id)));
         let remedy = findings.if_nobodys(remedy);
         let why = "its port and MAC are not given to any other guest";
-        findings.drift("books.stray-assignment", format!("guest {id}"), "data/network.data has an entry, but there is no such guest", why, remedy);
+        findings.drift(
+            "books.stray-assignment",
+            format!("guest {id}"),
+            "data/network.data has an entry, but there is no such guest",
+            why,
+            remedy,
+        );
     }
 }
 
@@ -168,12 +179,16 @@ fn twice(scene: &Scene, findings: &mut Findings) {
         macs.entry(guest.hardware_address.to_lowercase()).or_default().push(guest);
     }
     for (port, guests) in ports.iter().filter(|(_, guests)| guests.len() > 1) {
-        let remedy = Remedy::Manual("give all but one of them another port: stopped, in their domains (`virsh edit`) and then with --repair in the books".into());
+        let remedy = Remedy::Manual(
+            "give all but one of them another port: stopped, in their domains (`virsh edit`) and then with --repair in the books".into(),
+        );
         let why = "only one of them can run at a time";
         findings.drift("books.port-twice", labels(guests), format!("they have the same monitor port {port}"), why, remedy);
     }
     for (mac, guests) in macs.iter().filter(|(_, guests)| guests.len() > 1) {
-        let remedy = Remedy::Manual("give all but one of them another MAC: stopped, in their domains (`virsh edit`) and then with --repair in the books".into());
+        let remedy = Remedy::Manual(
+            "give all but one of them another MAC: stopped, in their domains (`virsh edit`) and then with --repair in the books".into(),
+        );
         let why = "they take each other's packets and addresses";
         findings.drift("books.mac-twice", labels(guests), format!("they have the same MAC {mac}"), why, remedy);
     }
@@ -188,7 +203,8 @@ fn snapshots(scene: &Scene, id: GuestId, group: &VolumeGroup, findings: &mut Fin
     let known = |name: &str| name.is_empty() || group.snapshots.contains_key(name);
     let parents = group.snapshots.values().map(|snapshot| snapshot.backing.as_str());
     if let Some(missing) = std::iter::once(group.active_snapshot.as_str()).chain(parents).find(|name| !known(name)) {
-        let remedy = Remedy::Manual("see with `qemu-img info --backing-chain` what its disks are based on, and correct data/storage.data".into());
+        let remedy =
+            Remedy::Manual("see with `qemu-img info --backing-chain` what its disks are based on, and correct data/storage.data".into());
         let why = "its snapshots can't be restored or deleted safely";
         let what = format!("something is based on the snapshot '{missing}', which is not in the books");
         findings.drift("books.snapshot-missing", scene.label(id), what, why, remedy);

@@ -36,7 +36,11 @@ pub(in crate::doctor) fn check(scene: &Scene, directory: &Path, findings: &mut F
         let remedy = Remedy::Service("the next start takes back what was left half done".into());
         findings.note("data.unclean", "the last run", "it did not end in order", "a crash, a SIGKILL or a power cut", remedy);
     }
-    scene.notices.iter().map(|notice| tell(notice, findings)).fold(true, |sound, usable| sound && usable)
+    let mut sound = true;
+    for notice in &scene.notices {
+        sound &= tell(notice, findings);
+    }
+    sound
 }
 
 /// False for a file whose content is lost.
@@ -62,7 +66,13 @@ fn tell(notice: &Notice, findings: &mut Findings) -> bool {
         }
         Notice::Damaged { file, reason, recovered: true, .. } => {
             let remedy = reopen("set it aside and put its last good copy in its place");
-            findings.drift("data.damaged", data(file), reason.clone(), "the last good copy is whole; the latest change may be missing", remedy);
+            findings.drift(
+                "data.damaged",
+                data(file),
+                reason.clone(),
+                "the last good copy is whole; the latest change may be missing",
+                remedy,
+            );
         }
         Notice::Damaged { file, reason, recovered: false, .. } => {
             let why = "there is no good copy of it, so a start would begin without its content";
@@ -72,7 +82,13 @@ fn tell(notice: &Notice, findings: &mut Findings) -> bool {
         }
         Notice::Missing { file } => {
             let remedy = reopen("put its last good copy in its place");
-            findings.drift("data.missing", data(file.name()), "it is not there", format!("its last good copy {}.bak is", file.name()), remedy);
+            findings.drift(
+                "data.missing",
+                data(file.name()),
+                "it is not there",
+                format!("its last good copy {}.bak is", file.name()),
+                remedy,
+            );
         }
     }
     true

@@ -99,7 +99,9 @@ fn look<'a>(scene: &'a Scene, id: GuestId, named: &Named<'_>, findings: &mut Fin
         let or_nothing = |path: Option<&str>| path.unwrap_or("nothing").to_owned();
         let what = format!("{path} is based on {}, the books say {}", or_nothing(image.backing.as_deref()), or_nothing(named.below));
         let why = "deleting or restoring a snapshot could take the image that it needs";
-        let remedy = Remedy::Manual("delete no snapshot of it; correct \"snapshots\" in data/storage.data by what `qemu-img info --backing-chain` says".into());
+        let remedy = Remedy::Manual(
+            "delete no snapshot of it; correct \"snapshots\" in data/storage.data by what `qemu-img info --backing-chain` says".into(),
+        );
         findings.drift("disks.backing", scene.label(id), what, why, remedy);
     }
     Some(image)

@@ -69,7 +69,10 @@ fn lost(scene: &Scene, guest: &Arc<GuestConfig>, findings: &mut Findings) {
     let disks = |volume: &String| target.as_ref().and_then(|target| scene.has_file(&format!("{target}/{volume}"))) == Some(true);
     let taken = scene.domains.iter().flatten().any(|domain| domain.name == guest.name);
     let (why, remedy) = if let Some(owner) = scene.other_owner(guest) {
-        ("the guest is another node's now", Remedy::Manual(format!("nothing, if it is to run on {owner}: the Core takes it from these books")))
+        (
+            "the guest is another node's now",
+            Remedy::Manual(format!("nothing, if it is to run on {owner}: the Core takes it from these books")),
+        )
     } else if taken {
         let text = format!("another domain has the name '{}': rename or remove that one first", guest.name);
         ("somebody has undefined it", Remedy::Manual(text))
@@ -94,20 +97,24 @@ fn compare(scene: &Scene, guest: &Arc<GuestConfig>, domain: &DefinedDomain, find
         findings.drift("domains.name", label(guest), what, "somebody has renamed it there, or a rename broke off", remedy);
     }
     if definition.cores != guest.cores {
-        let remedy = Remedy::automatic("set the books' number, from its next start on", Repair::Reconfigure(id, DomainEdit::Cores(guest.cores)));
+        let remedy =
+            Remedy::automatic("set the books' number, from its next start on", Repair::Reconfigure(id, DomainEdit::Cores(guest.cores)));
         let what = format!("it has {} virtual CPUs, the books say {}", definition.cores, guest.cores);
         findings.drift("domains.cores", label(guest), what, "the Core reckons with the books' number", remedy);
     }
     // libvirt counts in KiB.
     if definition.memory >> 10 != guest.memory >> 10 {
-        let remedy = Remedy::automatic("set the books' size, from its next start on", Repair::Reconfigure(id, DomainEdit::Memory(guest.memory)));
+        let remedy =
+            Remedy::automatic("set the books' size, from its next start on", Repair::Reconfigure(id, DomainEdit::Memory(guest.memory)));
         let what = format!("it has {} bytes of memory, the books say {}", definition.memory, guest.memory);
         findings.drift("domains.memory", label(guest), what, "the Core reckons with the books' size", remedy);
     }
     if volume_names(domain) != guest.storage_volumes {
         let what = format!("its disks are {}, the books say {}", volume_names(domain).join(", "), guest.storage_volumes.join(", "));
         let why = "its next start uses disks that the books do not know";
-        let remedy = Remedy::Manual("find out which are right (`qemu-img info`), then `virsh edit` or correct the data files while the service is stopped".into());
+        let remedy = Remedy::Manual(
+            "find out which are right (`qemu-img info`), then `virsh edit` or correct the data files while the service is stopped".into(),
+        );
         findings.drift("domains.disks", label(guest), what, why, remedy);
     }
     interface(scene, guest, domain, findings);
@@ -137,7 +144,13 @@ fn interface(scene: &Scene, guest: &Arc<GuestConfig>, domain: &DefinedDomain, fi
     }
     if !domain.definition.filters.iter().any(|filter| *filter == format!("{FILTER}{id}")) {
         let remedy = Remedy::Manual(format!("add <filterref filter='{FILTER}{id}'/> to its interface (`virsh edit`)"));
-        findings.drift("domains.unfiltered", label(guest), "its interface does not use its filter", "its security rules do nothing", remedy);
+        findings.drift(
+            "domains.unfiltered",
+            label(guest),
+            "its interface does not use its filter",
+            "its security rules do nothing",
+            remedy,
+        );
     }
 }
 

@@ -17,9 +17,11 @@ pub(in crate::doctor) fn check(scene: &Scene, findings: &mut Findings) {
         }
         let (code, what, why) = match scene.filter_states.get(&guest.id) {
             Some(FilterState::Missing) => ("filters.missing", "libvirt has no filter of it", "the guest can't be started"),
-            Some(FilterState::Different) => {
-                ("filters.different", "its filter has other rules than the books", "the reference Cell made it, or somebody has changed it; its security rules do not hold")
-            }
+            Some(FilterState::Different) => (
+                "filters.different",
+                "its filter has other rules than the books",
+                "the reference Cell made it, or somebody has changed it; its security rules do not hold",
+            ),
             Some(FilterState::Right) | None => continue,
         };
         let remedy = Remedy::automatic("make it as the books say", Repair::UpdateFilter(guest.clone()));

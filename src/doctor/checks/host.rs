@@ -72,13 +72,18 @@ fn libvirt(platform: &Platform, wanted: &Wanted<'_>, findings: &mut Findings) {
         let remedy = Remedy::Manual("systemctl enable --now libvirtd, and run this as root".into());
         findings.drift("host.libvirt", "libvirt", reason, "nothing can be said or done about guests", remedy);
     } else if let Err(reason) = &platform.guests {
-        let remedy = Remedy::Manual("install QEMU (qemu-system-x86 or qemu-kvm), or choose another \"virtualization\" in config/cell.cfg".into());
+        let remedy =
+            Remedy::Manual("install QEMU (qemu-system-x86 or qemu-kvm), or choose another \"virtualization\" in config/cell.cfg".into());
         findings.drift("host.emulator", "libvirt", reason.clone(), "no guest can be defined", remedy);
     }
     let Some(reason) = &platform.kvm else { return };
-    let remedy = Remedy::Manual("switch virtualization on in the firmware and load kvm_intel or kvm_amd; or set \"virtualization\": \"qemu\"".into());
+    let remedy = Remedy::Manual(
+        "switch virtualization on in the firmware and load kvm_intel or kvm_amd; or set \"virtualization\": \"qemu\"".into(),
+    );
     match wanted.virtualization {
-        Virtualization::Kvm => findings.drift("host.kvm", "/dev/kvm", reason.clone(), "\"virtualization\" is \"kvm\", so no guest can be started", remedy),
+        Virtualization::Kvm => {
+            findings.drift("host.kvm", "/dev/kvm", reason.clone(), "\"virtualization\" is \"kvm\", so no guest can be started", remedy)
+        }
         Virtualization::Auto => findings.note("host.kvm", "/dev/kvm", reason.clone(), "guests are emulated, which is slow", remedy),
         Virtualization::Qemu => {}
     }
@@ -89,7 +94,10 @@ fn bridge(platform: &Platform, wanted: &Wanted<'_>, findings: &mut Findings) {
     let found = match &platform.bridge {
         Ok(found) => found,
         Err(reason) => {
-            let remedy = Remedy::Manual(format!("make it with this host's address, or name another \"bridge\" in config/cell.cfg; e.g. nmcli con add type bridge ifname {}", wanted.bridge));
+            let remedy = Remedy::Manual(format!(
+                "make it with this host's address, or name another \"bridge\" in config/cell.cfg; e.g. nmcli con add type bridge ifname {}",
+                wanted.bridge
+            ));
             return findings.drift("host.bridge", subject, reason.clone(), "guests have no network, and the Core can't be reached", remedy);
         }
     };
@@ -105,7 +113,13 @@ fn bridge(platform: &Platform, wanted: &Wanted<'_>, findings: &mut Findings) {
         Ok(Some(_)) => {}
         Ok(None) => {
             let remedy = Remedy::Manual("ip route add default via GATEWAY".into());
-            findings.drift("host.default-route", "routing", "there is no default route", "image servers and Cores on other networks can't be reached", remedy);
+            findings.drift(
+                "host.default-route",
+                "routing",
+                "there is no default route",
+                "image servers and Cores on other networks can't be reached",
+                remedy,
+            );
         }
         Err(reason) => findings.blind(Area::Host, format!("the routes can't be read: {reason}")),
     }
@@ -134,7 +148,8 @@ fn name(platform: &Platform, wanted: &Wanted<'_>, findings: &mut Findings) {
     let mac = platform.bridge.as_ref().ok().map(|bridge| bridge.mac);
     match (wanted.name, mac) {
         (Err(reason), _) => {
-            let remedy = Remedy::Manual("write {\"name\": \"Cell_…\"} with the name that the Core knows this node by to data/identity.json".into());
+            let remedy =
+                Remedy::Manual("write {\"name\": \"Cell_…\"} with the name that the Core knows this node by to data/identity.json".into());
             let why = "the next start takes a name from the bridge's MAC, which may be another one for the Core";
             findings.drift("host.identity", "data/identity.json", reason.clone(), why, remedy);
         }
@@ -146,7 +161,10 @@ fn name(platform: &Platform, wanted: &Wanted<'_>, findings: &mut Findings) {
         (Ok(Some(name)), Some(mac)) if *name != Identity::name_of(mac) => {
             let what = format!("the node is called {name}, the bridge's MAC would make it {}", Identity::name_of(mac));
             let why = "the name stays; only the reference Cell, started on this directory, would be a new node for the Core";
-            let remedy = Remedy::Manual(format!("before going back to the reference Cell, set the former MAC: ip link set {} address …", wanted.bridge));
+            let remedy = Remedy::Manual(format!(
+                "before going back to the reference Cell, set the former MAC: ip link set {} address …",
+                wanted.bridge
+            ));
             findings.note("host.name", "data/identity.json", what, why, remedy);
         }
         _ => {}
@@ -156,7 +174,8 @@ fn name(platform: &Platform, wanted: &Wanted<'_>, findings: &mut Findings) {
 fn room(space: &Space, findings: &mut Findings) {
     let subject = space.path.display();
     let little = if space.pool { LITTLE_POOL.min(space.total / SMALL_PART) } else { LITTLE.min(space.total / SMALL_PART) };
-    let why = if space.pool { "guests that write are held until there is space" } else { "changes can't be written down, and the log stops" };
+    let why =
+        if space.pool { "guests that write are held until there is space" } else { "changes can't be written down, and the log stops" };
     let free = Remedy::Manual("free space on this file system".into());
     if space.read_only {
         let remedy = Remedy::Manual("see the kernel's log, then mount it read-write".into());

@@ -125,14 +125,26 @@ fn unfinished(path: &str, why: &str, repair: Repair, findings: &mut Findings) {
 
 fn used(path: &str, findings: &mut Findings) {
     let remedy = Remedy::Manual("do not remove it; enter the guest that uses it, or find out with `virsh domblklist` whose it is".into());
-    findings.drift("disks.unlisted", path, "a domain uses it, but no book lists it", "deleting its guest would leave it, and a clean-up by hand could take it", remedy);
+    findings.drift(
+        "disks.unlisted",
+        path,
+        "a domain uses it, but no book lists it",
+        "deleting its guest would leave it, and a clean-up by hand could take it",
+        remedy,
+    );
 }
 
 fn unknown(scene: &Scene, path: &str, name: &str, findings: &mut Findings) {
     let based = scene.images.iter().find(|(_, image)| image.as_ref().is_ok_and(|image| image.backing.as_deref() == Some(path)));
     if let Some((top, _)) = based {
         let remedy = Remedy::Manual("do not remove it".into());
-        return findings.drift("disks.unlisted", path, format!("{top} is based on it, but no book lists it"), "without it that disk has lost its content", remedy);
+        return findings.drift(
+            "disks.unlisted",
+            path,
+            format!("{top} is based on it, but no book lists it"),
+            "without it that disk has lost its content",
+            remedy,
+        );
     }
     let whose = match owner(name) {
         Some(id) if scene.guest(id).is_some() => format!("it is of {}, which does not need it by its books", scene.label(id)),

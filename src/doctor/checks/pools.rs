@@ -28,7 +28,8 @@ fn missing(pool: &Pool, findings: &mut Findings) {
 fn elsewhere(pool: &Pool, known: &Pool, findings: &mut Findings) {
     let what = format!("the books have it in {}, libvirt in {}", place(pool), place(known));
     let why = "the service would look for its disks in the wrong place";
-    let remedy = Remedy::Manual(format!("make libvirt's pool {} the one of the books (`virsh pool-edit`), or correct data/storage.data", pool.name));
+    let remedy =
+        Remedy::Manual(format!("make libvirt's pool {} the one of the books (`virsh pool-edit`), or correct data/storage.data", pool.name));
     findings.drift("pools.elsewhere", subject(pool), what, why, remedy);
 }
 
@@ -41,7 +42,13 @@ fn compare(scene: &Scene, pool: &Pool, known: &PoolStatus, findings: &mut Findin
         let why = "its guests can't be started, and what is written to its directory would go to this host's own disk";
         findings.drift("pools.unmounted", subject(pool), reason.clone(), why, ensure("mount it again"));
     } else if !shared && !known.autostart {
-        findings.drift("pools.autostart", subject(pool), "libvirt does not start it with the host", "its guests can't start with the host", ensure("mark it for autostart"));
+        findings.drift(
+            "pools.autostart",
+            subject(pool),
+            "libvirt does not start it with the host",
+            "its guests can't start with the host",
+            ensure("mark it for autostart"),
+        );
     } else if shared && known.autostart {
         let why = "a libvirtd that starts would wait for a dead server, and all guests with it";
         findings.drift("pools.autostart", subject(pool), "libvirt mounts it with the host", why, ensure("take the mark away"));

@@ -39,18 +39,19 @@ const CASES: &[Case] = &[
         ward.edit(|books| {
             let group = books.storage.groups.remove(&id(TWO)).unwrap();
             let pool = books.storage.pools.get_mut(LOCAL_POOL).unwrap();
-            group.volumes().for_each(|volume| drop(pool.volumes.remove(&volume.name)));
+            pool.volumes.retain(|name, _| group.volumes().all(|volume| volume.name != *name));
         });
     }),
     ("books.stray-volumes", "volumes of a guest that does not exist, whose files are gone", Repaired, |ward| {
         ward.edit(|books| {
-            let volume = Volume { name: "x_sys.qcow2".into(), path: format!("{LOCAL}/x_sys.qcow2"), pool: LOCAL_POOL.into(), ..Volume::default() };
+            let volume =
+                Volume { name: "x_sys.qcow2".into(), path: format!("{LOCAL}/x_sys.qcow2"), pool: LOCAL_POOL.into(), ..Volume::default() };
             books.storage.pools.get_mut(LOCAL_POOL).unwrap().volumes.insert(volume.name.clone(), true);
             books.storage.groups.insert(id(9), VolumeGroup { system: volume, ..VolumeGroup::default() });
         });
     }),
     ("books.pool-list", "a pool's list of volumes has one that no guest has", Repaired, |ward| {
-        ward.edit(|books| drop(books.storage.pools.get_mut(LOCAL_POOL).unwrap().volumes.insert("old_ci.iso".into(), true)));
+        ward.edit(|books| books.storage.pools.get_mut(LOCAL_POOL).unwrap().volumes.extend([("old_ci.iso".into(), true)]));
     }),
     ("books.current-pool", "new guests go to a pool that does not exist", Stays, |ward| {
         ward.edit(|books| books.storage.current_pool = "gone".into());
@@ -177,7 +178,7 @@ const CASES: &[Case] = &[
         ward.sim.set_filter_behind(id(ONE), Some(SecurityPolicy { accept: true, rules: Vec::new() }));
     }),
     ("filters.stray", "a filter of a guest that does not exist", Repaired, |ward| {
-        ward.sim.change(|state| drop(state.stray_filters.insert(id(9))));
+        ward.sim.change(|state| state.stray_filters.extend([id(9)]));
     }),
     // claims
     ("claims.foreign", "another node has claimed a guest", Stays, |ward| {
@@ -234,11 +235,15 @@ fn image<'a>(state: &'a mut crate::host::sim::SimState, name: &str) -> &'a mut u
 }
 
 fn add_image(ward: &Ward, name: &str) {
-    ward.sim.change(|state| { state.directories.get_mut(LOCAL).unwrap().insert(name.into(), 64 * MIB); });
+    ward.sim.change(|state| {
+        state.directories.get_mut(LOCAL).unwrap().insert(name.into(), 64 * MIB);
+    });
 }
 
 fn remove_image(ward: &Ward, name: &str) {
-    ward.sim.change(|state| { state.directories.get_mut(LOCAL).unwrap().remove(name); });
+    ward.sim.change(|state| {
+        state.directories.get_mut(LOCAL).unwrap().remove(name);
+    });
 }
 
 fn rename_image(ward: &Ward, name: &str, ending: &str) {
@@ -318,7 +323,16 @@ async fn go_through((code, _, end, inject): &Case) -> Result<(), String> {
 fn every_code_of_the_program_is_injected_or_named_as_a_note() {
     let notes = ["data.none", "data.unclean", "data.unknown-key", "host.root", "claims.none"];
     // Made by hand elsewhere in these tests.
-    let elsewhere = ["data.entry", "books.volumes", "domains.unfiltered", "disks.unreadable", "claims.unreadable", "pools.unmounted", "host.libvirt", "host.identity"];
+    let elsewhere = [
+        "data.entry",
+        "books.volumes",
+        "domains.unfiltered",
+        "disks.unreadable",
+        "claims.unreadable",
+        "pools.unmounted",
+        "host.libvirt",
+        "host.identity",
+    ];
     for code in super::safety::codes_in_source() {
         let known = CASES.iter().any(|case| case.0 == code) || notes.contains(&code.as_str()) || elsewhere.contains(&code.as_str());
         assert!(known, "no test injects {code}");

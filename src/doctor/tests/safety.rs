@@ -65,7 +65,10 @@ async fn a_lost_data_file_stops_every_comparison() {
     let (deeds, findings) = ward.repair().await;
     assert!(deeds.is_empty());
     let codes: Vec<&str> = findings.found.iter().filter(|finding| finding.weight == Weight::Drift).map(|finding| finding.code).collect();
-    assert!(codes.contains(&"data.damaged") && !codes.iter().any(|code| code.starts_with("disks.") || code.starts_with("domains.")), "{codes:?}");
+    assert!(
+        codes.contains(&"data.damaged") && !codes.iter().any(|code| code.starts_with("disks.") || code.starts_with("domains.")),
+        "{codes:?}"
+    );
     assert_eq!(ward.everything().0, before.0);
     assert!(findings.blind.iter().any(|blind| blind.area == Area::Disks));
 }
@@ -90,12 +93,16 @@ async fn what_a_running_service_is_in_the_middle_of_is_no_drift() {
     let mut ward = Ward::new().await;
     ward.running = true;
     let extra = format!("{}_sys.qcow2", id(9));
-    ward.sim.change(|state| { state.directories.get_mut(LOCAL).unwrap().insert(extra.clone(), MIB); });
+    ward.sim.change(|state| {
+        state.directories.get_mut(LOCAL).unwrap().insert(extra.clone(), MIB);
+    });
     ward.sim.change(|state| state.domains.get_mut(&id(TWO)).unwrap().autostart = false);
     let (sim, look) = (ward.sim.clone(), ward.examine());
     let finish = async {
         sleep(PAUSE / 2).await;
-        sim.change(|state| { state.directories.get_mut(LOCAL).unwrap().remove(&extra); });
+        sim.change(|state| {
+            state.directories.get_mut(LOCAL).unwrap().remove(&extra);
+        });
     };
     let (findings, ()) = tokio::join!(look, finish);
     let codes: Vec<&str> = findings.found.iter().map(|finding| finding.code).collect();

@@ -16,8 +16,8 @@ use virt::sys;
 
 use crate::host::storage::selinux;
 use crate::host::{
-    Applied, Change, DefinedDomain, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter, HeldGuest, HostError, HostEvent,
-    Hypervisor, Result,
+    Applied, Change, DefinedDomain, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter, HeldGuest, HostError,
+    HostEvent, Hypervisor, Result,
 };
 use crate::model::{GuestConfig, GuestId, PowerState};
 

@@ -125,7 +125,8 @@ impl Libvirt {
     /// How guests are run on this host, in words ("kvm on /usr/bin/qemu-system-x86_64"). Fails when it can't run any as configured.
     pub async fn runs_guests_as(&self) -> Result<String> {
         let shared = self.shared.clone();
-        let ask = move |connection: &Connection| shared.machine(connection).map(|machine| format!("{} on {}", machine.kind, machine.emulator));
+        let ask =
+            move |connection: &Connection| shared.machine(connection).map(|machine| format!("{} on {}", machine.kind, machine.emulator));
         self.lanes.run(lanes::Lane::Quick, lanes::Effect::Reads, "ask what guests this host can run".into(), ask).await
     }
 }

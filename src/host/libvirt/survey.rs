@@ -58,9 +58,7 @@ fn read(document: &Node) -> DomainDefinition {
         disks: disks.filter_map(source).collect(),
         macs: interfaces().filter_map(|interface| text(interface, "mac", "address")).collect(),
         filters: interfaces().filter_map(|interface| text(interface, "filterref", "filter")).collect(),
-        monitor_port: devices()
-            .filter(|device| device.name == "graphics")
-            .find_map(|graphics| graphics.attribute("port")?.parse().ok()),
+        monitor_port: devices().filter(|device| device.name == "graphics").find_map(|graphics| graphics.attribute("port")?.parse().ok()),
         files: Vec::new(),
     };
     files(document, &mut definition.files);

@@ -12,7 +12,9 @@ use crate::host::platform::PortState;
 pub fn dhcp(bridge: &str, service: Option<i32>) -> PortState {
     const PORT: u16 = 67;
     let holders = || procfs::net::udp().map(|sockets| sockets.into_iter().filter(|socket| socket.local_address.port() == PORT));
-    state(dhcp::open(bridge, PORT).map(drop), service, || holders().map(|found| found.map(|socket| socket.inode).collect()).unwrap_or_default())
+    state(dhcp::open(bridge, PORT).map(drop), service, || {
+        holders().map(|found| found.map(|socket| socket.inode).collect()).unwrap_or_default()
+    })
 }
 
 /// The same for the port of the cloud-init documents (TCP 25469), at the bridge's address.

@@ -68,7 +68,8 @@ impl World {
 
     /// Names of all files in a directory: images, what lies beside them, small files, and what is written about guests of a shared pool.
     pub(super) fn names_in(&self, directory: &str) -> Vec<String> {
-        let mut names: BTreeSet<String> = self.state.directories.get(directory).into_iter().flat_map(|files| files.keys().cloned()).collect();
+        let mut names: BTreeSet<String> =
+            self.state.directories.get(directory).into_iter().flat_map(|files| files.keys().cloned()).collect();
         let within = |path: &str| Some(path.strip_prefix(directory)?.strip_prefix('/')?.to_owned()).filter(|name| !name.contains('/'));
         names.extend(self.state.files.keys().filter_map(|path| within(path)));
         names.extend(self.state.parts.keys().filter_map(|path| within(path)).map(|name| format!(".{name}.part")));
@@ -83,7 +84,8 @@ impl World {
 
 fn definition(config: &GuestConfig, live: Option<&GuestConfig>) -> DomainDefinition {
     let volume = |volume: &String| DiskSource::Volume { pool: config.storage_pool.clone(), volume: volume.clone() };
-    let mut files: Vec<String> = config.storage_volumes.iter().chain(live.into_iter().flat_map(|live| &live.storage_volumes)).cloned().collect();
+    let mut files: Vec<String> =
+        config.storage_volumes.iter().chain(live.into_iter().flat_map(|live| &live.storage_volumes)).cloned().collect();
     files.sort();
     files.dedup();
     DomainDefinition {

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Applied, Bridge, Change, DefinedDomain, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter, HeldGuest,
-    HostError, HostEvent, Hypervisor, Neighbour, Network, NfsSource, PoolStatus, Result, Storage, VolumeInfo,
+    Applied, Bridge, Change, DefinedDomain, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter,
+    HeldGuest, HostError, HostEvent, Hypervisor, Neighbour, Network, NfsSource, PoolStatus, Result, Storage, VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::share::SimShare;

@@ -384,7 +384,10 @@ impl World {
                 self.export(source).ok_or_else(refused)?;
                 self.pools_made = self.pools_made.wrapping_add(1);
                 let id = GuestId::from_bytes([self.pools_made; 16]);
-                self.state.pools.insert(name.into(), SimPool { id, target: target.into(), source: Some(source.clone()), active: true, autostart: false });
+                self.state.pools.insert(
+                    name.into(),
+                    SimPool { id, target: target.into(), source: Some(source.clone()), active: true, autostart: false },
+                );
             }
         }
         self.pull();
