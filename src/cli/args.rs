@@ -8,7 +8,7 @@ use clap::{Args as Options, Parser, Subcommand};
 const FILES: &str = "\
 Files in the home directory, which is the one that holds this program unless --home or CELL_HOME names another:
   config/domain.cfg  domain, group_address, group_port, timeout: which Core to join; made at the first start
-  config/cell.cfg    optional: bridge, libvirt_uri, virtualization, core_address, log_level and more
+  config/cell.cfg    optional: bridge, libvirt_uri, virtualization, core_address, core_name, log_level and more
   data/              guests, storage and network of this node; do not edit while the service runs
   log/cell.log       what happens; older days lie beside it
   cell.pid           the running service's process id
@@ -41,6 +41,8 @@ pub(super) enum Command {
     Restart(StopOptions),
     /// Tell whether the service runs, and how it is
     Status(StatusOptions),
+    /// Pin the Core in config/cell.cfg: the service talks to no other from its next start on
+    Trust(TrustOptions),
     /// Kill a service that hangs (SIGKILL); guests go on running
     Halt,
     /// Compare the books with libvirt, pools and mounts, and see that this host is ready; change nothing unless told to
@@ -67,6 +69,17 @@ pub(super) struct StatusOptions {
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct TrustOptions {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(super) yes: bool,
+
+    /// Pin the name alone, where the Core's address may change; the service has to run
+    #[arg(long)]
+    pub(super) name_only: bool,
 }
 
 #[derive(Debug, Options)]

@@ -14,6 +14,7 @@ mod start;
 mod status;
 mod stop;
 mod term;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ pub fn main(service: Service) -> ExitCode {
         args::Command::Stop(options) => stop::stop(&home, options.timeout()),
         args::Command::Restart(options) => restart::restart(&home, options.timeout(), service),
         args::Command::Status(options) => status::status(&home, options.json),
+        args::Command::Trust(options) => trust::trust(&home, &options),
         args::Command::Halt => halt::halt(&home),
         args::Command::Doctor(options) => doctor::doctor(&home, &options),
         args::Command::Run(options) => run::run(&home, &options, service),

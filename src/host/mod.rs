@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::model::{Claim, GuestConfig, GuestId, Pool};
 
-pub use disks::{DiskImage, Disks};
+pub use disks::{DiskImage, Disks, LongJob};
 pub use error::{ErrorKind, HostError};
 pub use guests::*;
 pub use survey::*;
@@ -118,6 +118,13 @@ pub trait Hypervisor: Send + Sync {
 
     /// Whether the guest's filter is as [`Hypervisor::update_filter`] would make it.
     async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState>;
+    /// Lets the QEMU of a running guest begin to take an image out of the chain below a disk; the guest goes on and sees no difference, and neither
+    /// does one that starts again after it broke off at any moment. Changed when it has begun or is under way, unchanged when the chain is so
+    /// already. Whether it was done, the images tell: what a failed job leaves can be begun again.
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change>;
+
+    /// How far the job on the disk at `path` has come; none when none is under way. [`ErrorKind::Busy`] when the guest does not run.
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>>;
 
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
@@ -160,6 +167,9 @@ pub trait Storage: Send + Sync {
 
     /// Removes such a file; unchanged when there is none.
     async fn remove_file(&self, path: &str) -> Result<Change>;
+
+    /// Makes known to everybody who uses the pools beside us what was done in them so far; called before the service ends.
+    async fn settle(&self) {}
 
     /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
     /// Paths that can't be read are named in the result and do not stop the others.

@@ -4,6 +4,7 @@
 //! driver is one task, which the caller owns: it ends when the state machine has left for good, and then only. What the network can
 //! trigger is logged at a bounded rate.
 
+mod discover;
 mod driver;
 mod error;
 mod handle;
@@ -16,6 +17,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use discover::discover;
 pub use driver::{domain, Driver};
 pub use error::{NetError, SendError};
 pub use handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound};

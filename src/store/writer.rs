@@ -79,6 +79,12 @@ impl Store {
         result.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// True once the writer has taken this question, behind all that was asked of it before: it gets on.
+    pub async fn probe(&self) -> bool {
+        let (done, result) = oneshot::channel();
+        self.queue.send(Request { files: BTreeSet::new(), done }).is_ok() && result.await.is_ok()
+    }
+
     /// Has the state that the books have by then written soon; a write that fails is tried again with the next one. For what is found out while
     /// nobody waits for it.
     pub fn flush_later(&self, files: &[DataFile]) {
@@ -145,7 +151,8 @@ impl Writer {
     async fn serve(&mut self, batch: Vec<Request>, source: &Arc<dyn Source>) -> Result<(), StoreError> {
         let mut files = std::mem::take(&mut self.unwritten);
         files.extend(batch.iter().flat_map(|request| &request.files));
-        let result = self.write(files.clone(), source).await?;
+        // Nothing but questions: the disk is left alone.
+        let result = if files.is_empty() { Ok(()) } else { self.write(files.clone(), source).await? };
         if result.is_err() {
             self.unwritten = files;
         }

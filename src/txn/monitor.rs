@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::host::{DomainStatus, ErrorKind, HostEvent};
 use crate::model::{GuestId, PowerState};
 
+use super::node::jobs::Job;
 use super::{media, Failure, Node};
 
 /// Follows the hypervisor's events until their sender is gone.
@@ -80,7 +81,7 @@ fn moved(node: &Arc<Node>, id: GuestId, power: PowerState) -> bool {
     // From lost to stopped nothing changed for the Core, which has no such state.
     let news =
         changed && !matches!((before, power), (Ok(PowerState::Lost), PowerState::Stopped) | (Ok(PowerState::Stopped), PowerState::Lost));
-    if news && node.jobs.current(id).is_none() {
+    if news && node.jobs.current(id).is_none_or(Job::leaves_power_alone) {
         tracing::info!(guest = %id, "guest is {} now", if power == PowerState::Running { "running" } else { "stopped" });
         node.announce_power(id, power, 0);
     }

@@ -2,7 +2,7 @@
 //! limits and failures of a running domain's disks.
 //! The event loop that delivers the first two runs in one thread of its own.
 //!
-//! Contract: this is the only file of the project with `unsafe`. Callbacks run on the event thread; they only put a small value into a
+//! Contract: `unsafe` is here and, for block jobs, in [`super::block_job`], and nowhere else. Callbacks run on the event thread; they only put a small value into a
 //! bounded channel, never block and never call libvirt. A full channel loses no event for good: it raises a flag upon which the receiver
 //! asks for everything anew.
 #![allow(unsafe_code)]

@@ -17,7 +17,7 @@ use virt::sys;
 use crate::host::storage::selinux;
 use crate::host::{
     Applied, Change, DefinedDomain, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter, HeldGuest, HostError,
-    HostEvent, Hypervisor, Result,
+    HostEvent, Hypervisor, LiveMerge, Progress, Result,
 };
 use crate::model::{GuestConfig, GuestId, PowerState};
 
@@ -25,7 +25,7 @@ use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{block, domain, edit, filter, held, media, qemu, sample, survey, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, held, media, merge, qemu, sample, survey, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -229,6 +229,18 @@ impl Hypervisor for Libvirt {
     async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState> {
         let (guest, what) = (Arc::new(guest.clone()), format!("read the filter of guest {}", guest.id));
         self.lanes.run(Lane::Quick, Effect::Reads, what, move |connection| filter_state(connection, &guest)).await
+    }
+
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change> {
+        let (merge, what) = (merge.clone(), format!("begin to merge images of guest {id}"));
+        let work = move |connection: &Connection| merge::begin(connection, id, &merge);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>> {
+        let (path, what) = (path.to_owned(), format!("see how far a merge of guest {id} is"));
+        let work = move |connection: &Connection| merge::progress(connection, id, &path);
+        self.lanes.run(Lane::Sample(id), Effect::Reads, what, work).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {

@@ -9,6 +9,7 @@
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
 mod block;
+mod block_job;
 mod capability;
 mod connection;
 mod domain;
@@ -20,6 +21,7 @@ mod held;
 mod hypervisor;
 mod lanes;
 mod media;
+mod merge;
 mod nfs;
 mod pool;
 mod qemu;

@@ -10,6 +10,7 @@ mod disks;
 mod edits;
 mod faults;
 mod images;
+mod merges;
 mod share;
 mod survey;
 mod traits;

@@ -9,7 +9,8 @@ use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
     Applied, Bridge, Change, DefinedDomain, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter,
-    HeldGuest, HostError, HostEvent, Hypervisor, Neighbour, Network, NfsSource, PoolStatus, Result, Storage, VolumeInfo,
+    HeldGuest, HostError, HostEvent, Hypervisor, LiveMerge, Neighbour, Network, NfsSource, PoolStatus, Progress, Result, Storage,
+    VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::share::SimShare;
@@ -205,6 +206,14 @@ impl Hypervisor for SimHost {
 
     async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState> {
         self.run(Operation::FilterState, None, |world| Ok(world.filter_state(guest))).await
+    }
+
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change> {
+        self.run(Operation::BeginMerge, Some(id), |world| world.begin_merge(id, merge)).await
+    }
+
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>> {
+        self.run(Operation::MergeProgress, Some(id), |world| world.merge_progress(id, path)).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {

@@ -11,6 +11,7 @@ use super::super::{
 };
 use super::disks::SimLayer;
 use super::images::{SimImage, SimPart};
+use super::merges::{Merge, MergePlan};
 use super::share::{next_host, SimShare};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
 
@@ -108,6 +109,10 @@ pub(super) struct World {
     pub(super) quiet_neighbours: Vec<Neighbour>,
     /// What the agents were told.
     pub(super) agent_commands: Vec<(GuestId, String)>,
+    /// Block jobs under way.
+    pub(super) merges: Vec<Merge>,
+    /// How block jobs go.
+    pub(super) merge_plan: MergePlan,
 }
 
 impl World {
@@ -132,6 +137,8 @@ impl World {
             neighbours: Vec::new(),
             quiet_neighbours: Vec::new(),
             agent_commands: Vec::new(),
+            merges: Vec::new(),
+            merge_plan: MergePlan::default(),
         }
     }
 
@@ -242,6 +249,8 @@ impl World {
         if domain.power == power {
             return Change::Unchanged;
         }
+        self.end_merges();
+        let Some(domain) = self.state.domains.get_mut(&id) else { return Change::Unchanged };
         domain.power = power;
         domain.held = None;
         domain.live = (power == PowerState::Running).then(|| domain.config.clone());

@@ -16,7 +16,7 @@ mod sparse;
 pub(super) use blank::Blanks;
 pub use disks::LocalDisks;
 pub(super) use images::discard_cache;
-pub use images::{ImageClient, ImageSettings, ImageTls};
+pub use images::{assess_answer, inspect_qcow2, ImageClient, ImageSettings, ImageTls};
 pub(super) use mounts::is_mounted;
 pub use qemu_img::version as qemu_img_version;
 pub use shared::SharedFiles;
