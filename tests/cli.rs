@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ("service::a_recycled_pid_is_left_alone", a_recycled_pid_is_left_alone),
         ("service::restart_makes_a_new_process", restart_makes_a_new_process),
         ("service::it_is_detached", it_is_detached),
+        ("service::it_leaves_no_core_dump", it_leaves_no_core_dump),
         ("service::run_stays_in_front_and_notifies", run_stays_in_front_and_notifies),
         ("service::a_second_signal_is_quick", a_second_signal_is_quick),
         ("service::hangup_reopens_the_log", hangup_reopens_the_log),
@@ -55,6 +56,8 @@ fn main() -> ExitCode {
         ("program::warnings_do_not_stop_a_start", warnings_do_not_stop_a_start),
         ("program::a_home_that_is_not_there", a_home_that_is_not_there),
         ("program::a_closed_pipe_is_no_panic", a_closed_pipe_is_no_panic),
+        ("program::doctor_looks_at_a_bare_host_and_changes_nothing", doctor_looks_at_a_bare_host_and_changes_nothing),
+        ("service::doctor_looks_beside_a_service_and_repairs_nothing_there", doctor_looks_beside_a_service_and_repairs_nothing_there),
     ];
     let trials = tests.iter().map(|(name, test)| {
         let test = *test;
@@ -90,6 +93,7 @@ fn small_service(settings: Settings, on_ready: OnReady) -> Result<(), Box<dyn Er
             group,
             local_address: None,
             core: Some("Core_test".into()),
+            core_address: "10.0.0.1:5600".parse().ok(),
             guests: 3,
             running_guests: 2,
             lost_guests: 0,
@@ -422,6 +426,24 @@ fn it_is_detached() {
         assert_eq!(fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).unwrap(), Path::new("/dev/null"));
     }
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), node.dir.path().canonicalize().unwrap());
+    node.do_small(&["stop"]).expect(0, &[]);
+}
+
+/// A dump would hold the passwords of guests.
+fn it_leaves_no_core_dump() {
+    let node = Node::new("joins");
+    node.do_small(&["start"]).expect(0, &[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // The files in /proc of a process that is not dumpable belong to root; where the service runs as root, its status tells.
+    if nix::unistd::geteuid().is_root() {
+        let dumpable =
+            std::process::Command::new("setpriv").args(["--bounding-set", "-all", "ls"]).arg(format!("/proc/{}/fd", node.pid())).output();
+        if let Ok(looked) = dumpable {
+            assert!(!looked.status.success(), "another process of the same user may look into it");
+        }
+    }
     node.do_small(&["stop"]).expect(0, &[]);
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use cell::proto::message::{Message, MessageId};
 use common::{core_with, guest_of, joining, obedient, FakeCell, PATIENCE};
 use corelet::bench::{self, BenchError, Plan, Process, Storm};
-use corelet::replay::{self, Outcome};
+use corelet::replay::{self, Options, Outcome};
 use tokio_util::sync::CancellationToken;
 
 const ADDRESSES: &str = include_str!("../../tests/vectors/addresses-messages.jsonl");
@@ -134,7 +134,7 @@ async fn a_replay_finds_what_differs_and_leaves_nothing_behind() {
     core.wait_cell(None, PATIENCE).await.unwrap();
     let steps = replay::parse(ADDRESSES).unwrap();
     let mut told = 0;
-    let results = replay::run(&core, "Cell_a", &steps, &[], &CancellationToken::new(), &mut |_| told += 1).await;
+    let results = replay::run(&core, "Cell_a", &steps, Options::default(), &CancellationToken::new(), &mut |_| told += 1).await;
     let outcomes: Vec<(&str, &Outcome)> = results.iter().map(|result| (result.request.as_str(), &result.outcome)).collect();
     assert_eq!(
         outcomes,
@@ -150,7 +150,8 @@ async fn a_replay_finds_what_differs_and_leaves_nothing_behind() {
     assert_eq!(last_pool.string_params[&cell::proto::message::Key::Network], "", "our own pool again");
 
     let skip = [MessageId::CREATE_GUEST_REQUEST];
-    let results = replay::run(&core, "Cell_a", &steps, &skip, &CancellationToken::new(), &mut |_| {}).await;
+    let results =
+        replay::run(&core, "Cell_a", &steps, Options { skip: &skip, ..Options::default() }, &CancellationToken::new(), &mut |_| {}).await;
     assert!(results[1..].iter().all(|result| matches!(result.outcome, Outcome::Skipped { .. })), "{results:?}");
     core.close().await;
 }
@@ -165,7 +166,7 @@ async fn a_replay_names_what_the_cell_does_not_support() {
     let _cell = FakeCell::connect(core.address(), "Cell_a", joining(refuse)).await;
     core.wait_cell(None, PATIENCE).await.unwrap();
     let steps = replay::parse(ADDRESSES).unwrap();
-    let results = replay::run(&core, "Cell_a", &steps, &[], &CancellationToken::new(), &mut |_| {}).await;
+    let results = replay::run(&core, "Cell_a", &steps, Options::default(), &CancellationToken::new(), &mut |_| {}).await;
     assert!(matches!(results[1].outcome, Outcome::Unsupported { .. }), "{results:?}");
     core.close().await;
 }

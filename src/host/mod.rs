@@ -11,8 +11,10 @@ mod error;
 mod guests;
 pub mod libvirt;
 pub mod network;
+pub mod platform;
 pub mod sim;
 pub mod storage;
+mod survey;
 mod transfer;
 mod types;
 
@@ -25,9 +27,10 @@ use tokio::sync::mpsc;
 
 use crate::model::{Claim, GuestConfig, GuestId, Pool};
 
-pub use disks::{DiskImage, Disks};
+pub use disks::{DiskImage, Disks, LongJob};
 pub use error::{ErrorKind, HostError};
 pub use guests::*;
+pub use survey::*;
 pub use transfer::Transfer;
 pub use types::*;
 
@@ -100,6 +103,29 @@ pub trait Hypervisor: Send + Sync {
     /// uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
     async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change>;
 
+    /// Running guests that QEMU holds because a disk could not be written or read. Asks their monitors only, and none that does not answer
+    /// keeps the others from being told.
+    async fn held(&self) -> Result<Vec<HeldGuest>>;
+
+    /// Lets a guest go on that is held for that reason; unchanged when it is not, whoever else has paused it.
+    async fn resume(&self, id: GuestId) -> Result<Change>;
+
+    /// Every domain of the host with its permanent definition.
+    async fn definitions(&self) -> Result<Vec<DefinedDomain>>;
+
+    /// Every filter that bears a guest's name, whether there is such a guest or not.
+    async fn filters(&self) -> Result<Vec<GuestFilter>>;
+
+    /// Whether the guest's filter is as [`Hypervisor::update_filter`] would make it.
+    async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState>;
+    /// Lets the QEMU of a running guest begin to take an image out of the chain below a disk; the guest goes on and sees no difference, and neither
+    /// does one that starts again after it broke off at any moment. Changed when it has begun or is under way, unchanged when the chain is so
+    /// already. Whether it was done, the images tell: what a failed job leaves can be begun again.
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change>;
+
+    /// How far the job on the disk at `path` has come; none when none is under way. [`ErrorKind::Busy`] when the guest does not run.
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>>;
+
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
 }
@@ -126,6 +152,9 @@ pub trait Storage: Send + Sync {
 
     /// Stops and undefines a pool. Its files stay, an empty directory is removed, and nothing is touched below one that is still mounted.
     async fn remove_pool(&self, name: &str) -> Result<Change>;
+
+    /// Every pool of the kinds that this node uses.
+    async fn pools(&self) -> Result<Vec<PoolStatus>>;
 
     /// Creates a blank qcow2 volume of `capacity` bytes (contract §11.1).
     async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo>;

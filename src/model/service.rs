@@ -23,6 +23,9 @@ pub struct ServiceStatus {
     pub local_address: Option<Ipv4Addr>,
     /// The joined Core; none while it is being looked for.
     pub core: Option<String>,
+    /// Where the joined Core takes connections.
+    #[serde(default)]
+    pub core_address: Option<SocketAddrV4>,
     /// Guests of this node.
     pub guests: u64,
     /// Those of them that run.

@@ -114,6 +114,11 @@ impl Home {
         self.log_dir().join("cell.log")
     }
 
+    /// `log/audit.log`, who had what changed.
+    pub fn audit_file(&self) -> PathBuf {
+        self.log_dir().join("audit.log")
+    }
+
     /// `cell.pid`.
     pub fn pid_file(&self) -> PathBuf {
         self.0.join("cell.pid")

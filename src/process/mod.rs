@@ -4,6 +4,7 @@
 //! runtime come after it. What is fatal comes back as an error, never as an exit from in here.
 
 pub mod detach;
+pub mod dumps;
 pub mod home;
 pub mod logfile;
 pub mod memory;
@@ -11,6 +12,7 @@ pub mod notify;
 pub mod panics;
 pub mod pidfile;
 pub mod signals;
+pub mod trail;
 
 pub use home::Home;
 

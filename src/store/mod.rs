@@ -28,6 +28,7 @@ mod files;
 mod format;
 mod identity;
 mod load;
+mod look;
 mod marker;
 mod writer;
 

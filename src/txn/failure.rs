@@ -1,5 +1,6 @@
 //! Why a transaction failed, as the Core's user will read it.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -9,6 +10,9 @@ use crate::proto::message::{Key, MessageId};
 use crate::store::StoreError;
 
 use super::node::transfers::StopReason;
+
+/// No reason is longer, characters.
+const LONGEST: usize = 1000;
 
 /// The reason of a failure answer; its `Display` is the whole chain in one line, for it is printed once, at the edge.
 #[derive(Debug)]
@@ -65,6 +69,14 @@ impl Failure {
     /// True when the host may still carry it out.
     pub fn outcome_unknown(&self) -> bool {
         matches!(self, Self::Host(error) if error.kind == ErrorKind::Unknown)
+    }
+}
+
+/// A text for an answer or the log, of a length that is of use to anybody: it may quote what a request said.
+pub(super) fn bounded(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
     }
 }
 

@@ -5,13 +5,14 @@
 //! (its undo stack runs) and the node's books are written before a success is told. A change of several steps writes
 //! nothing to the wire until it is durable.
 //!
-//! `engine` hands out sessions and deadlines; `handlers` has one file per transaction and the one dispatch table; `node` is the
+//! `engine` hands out sessions and deadlines; `audit` notes what was changed and for whom; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
 //! `guard` watches over guests of shared pools;
 //! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
 pub mod addresses;
+pub mod audit;
 mod context;
 pub mod engine;
 mod failure;

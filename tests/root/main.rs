@@ -25,6 +25,8 @@ mod lab;
 mod lab_itself;
 mod life;
 mod migration;
+mod replay;
+mod security;
 mod snapshots;
 mod takeover;
 mod upgrade;

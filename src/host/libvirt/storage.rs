@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::host::storage::files;
-use crate::host::{Change, DiskSpace, NfsSource, Result, Storage, VolumeInfo};
+use crate::host::{Change, DiskSpace, NfsSource, PoolStatus, Result, Storage, VolumeInfo};
 use crate::model::Pool;
 
 use super::lanes::{Effect, Lane};
 use super::volume::Made;
-use super::{nfs, pool, volume, Libvirt};
+use super::{nfs, pool, survey, volume, Libvirt};
 
 #[async_trait]
 impl Storage for Libvirt {
@@ -51,6 +51,10 @@ impl Storage for Libvirt {
         // An open file would keep its file system mounted.
         self.blanks.forget();
         self.lanes.run_in_pool(name, Effect::Changes, what, move |connection| pool::remove(connection, &pool)).await
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolStatus>> {
+        self.lanes.run(Lane::Files, Effect::Reads, "list the storage pools".into(), survey::pools).await
     }
 
     async fn create_volume(&self, pool_name: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {

@@ -39,6 +39,8 @@ pub enum Operation {
     ResizeDisk,
     ChangeVolumes,
     SwitchDisks,
+    BeginMerge,
+    MergeProgress,
     InspectDisk,
     ListFiles,
     Overlay,
@@ -51,6 +53,8 @@ pub enum Operation {
     Merge,
     Unmerge,
     Settle,
+    Rebase,
+    Persist,
     Bridge,
     Neighbours,
     Fetch,
@@ -64,6 +68,12 @@ pub enum Operation {
     EraseShared,
     Claim,
     SetClaim,
+    Held,
+    Resume,
+    Definitions,
+    Filters,
+    FilterState,
+    Pools,
 }
 
 /// Whether a failing operation was carried out all the same.

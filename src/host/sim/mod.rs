@@ -10,7 +10,9 @@ mod disks;
 mod edits;
 mod faults;
 mod images;
+mod merges;
 mod share;
+mod survey;
 mod traits;
 mod world;
 
@@ -167,6 +169,16 @@ impl SimHost {
         if let Some(domain) = self.inner.world.lock().state.domains.get_mut(&id) {
             domain.filter = policy;
         }
+    }
+
+    /// Somebody else changes the host, and nobody is told.
+    pub fn change(&self, change: impl FnOnce(&mut SimState)) {
+        change(&mut self.inner.world.lock().state);
+    }
+
+    /// A guest's write to this disk finds no space, and QEMU holds the guest; nothing happens when it does not run.
+    pub fn hold_behind(&self, id: GuestId, disk: &str) {
+        self.inner.world.lock().hold(id, disk);
     }
 
     /// Somebody else removes a domain, running or not.

@@ -1,4 +1,5 @@
 mod defects;
+mod hostile;
 mod media;
 mod rules;
 mod settings;

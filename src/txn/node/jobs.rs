@@ -69,6 +69,11 @@ impl Job {
         }
     }
 
+    /// A guest that starts or stops meanwhile does so by itself or for somebody else, and the job does not tell the Core.
+    pub(in crate::txn) fn leaves_power_alone(self) -> bool {
+        matches!(self, Self::DeleteSnapshot)
+    }
+
     /// Takes so long that nobody waits for it.
     fn is_long(self) -> bool {
         matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage | Self::ShrinkDisk | Self::DeleteSnapshot)

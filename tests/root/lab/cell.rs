@@ -90,6 +90,13 @@ impl Cell {
         super::output_of(&mut self.command(&["start"]))
     }
 
+    /// `cell start` behind a program that changes its rights.
+    pub fn start_as(&self, wrapper: &[&str]) -> Output {
+        let (program, arguments) = wrapper.split_first().expect("a program");
+        let mut command = self.host.command(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_cell")).arg("--home").arg(&self.home).arg("start").output().unwrap()
+    }
+
     /// `cell stop`, which must succeed.
     pub fn stop(&self) {
         super::output_of(&mut self.command(&["stop"]));
