@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ("service::a_recycled_pid_is_left_alone", a_recycled_pid_is_left_alone),
         ("service::restart_makes_a_new_process", restart_makes_a_new_process),
         ("service::it_is_detached", it_is_detached),
+        ("service::it_leaves_no_core_dump", it_leaves_no_core_dump),
         ("service::run_stays_in_front_and_notifies", run_stays_in_front_and_notifies),
         ("service::a_second_signal_is_quick", a_second_signal_is_quick),
         ("service::hangup_reopens_the_log", hangup_reopens_the_log),
@@ -428,6 +429,24 @@ fn it_is_detached() {
     node.do_small(&["stop"]).expect(0, &[]);
 }
 
+/// A dump would hold the passwords of guests.
+fn it_leaves_no_core_dump() {
+    let node = Node::new("joins");
+    node.do_small(&["start"]).expect(0, &[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // The files in /proc of a process that is not dumpable belong to root; where the service runs as root, its status tells.
+    if nix::unistd::geteuid().is_root() {
+        let dumpable =
+            std::process::Command::new("setpriv").args(["--bounding-set", "-all", "ls"]).arg(format!("/proc/{}/fd", node.pid())).output();
+        if let Ok(looked) = dumpable {
+            assert!(!looked.status.success(), "another process of the same user may look into it");
+        }
+    }
+    node.do_small(&["stop"]).expect(0, &[]);
+}
+
 fn run_stays_in_front_and_notifies() {
     let node = Node::new("joins");
     let socket_path = node.path("notify");
@@ -514,6 +533,41 @@ fn nothing_running() {
     node.do_real(&["stop"]).expect(0, &["cell is not running"]);
     node.do_real(&["halt"]).expect(0, &["cell is not running"]);
     assert!(tree(node.dir.path()).is_empty(), "asking leaves no trace");
+}
+
+/// A libvirt and a bridge that no machine has.
+const NOWHERE: &str = r#"{"bridge": "joins", "libvirt_uri": "qemu+unix:///system?socket=/nonexistent/libvirt-sock"}"#;
+
+fn doctor_looks_at_a_bare_host_and_changes_nothing() {
+    let node = Node::empty();
+    fs::create_dir(node.path("config")).unwrap();
+    node.write("config/cell.cfg", NOWHERE);
+    let before = tree(node.dir.path());
+    let said = node.do_real(&["doctor"]).expect(2, &["the service is stopped", "host.libvirt", "host.bridge", "not looked at", "by hand"]);
+    assert!(!said.out.contains('\u{1b}'), "no colours without a terminal");
+    let report: Value = serde_json::from_str(&node.do_real(&["doctor", "--json"]).expect(2, &[]).out).unwrap();
+    assert_eq!((report["format"].as_u64(), report["result"].as_str()), (Some(1), Some("blind")));
+    assert_eq!(report["service"], serde_json::json!({"running": false, "pid": null}));
+    let found = report["findings"].as_array().unwrap().iter().find(|finding| finding["code"] == "host.libvirt").unwrap();
+    assert_eq!((found["weight"].as_str(), found["remedy"]["kind"].as_str()), (Some("drift"), Some("manual")));
+    assert_eq!(tree(node.dir.path()), before);
+    let said = node.do_real(&["doctor", "--repair"]).expect(2, &["host.libvirt"]);
+    assert!(!said.out.contains("repaired"), "{said:?}");
+    assert_eq!(tree(node.dir.path()), before, "there was nothing to repair");
+    node.write("config/cell.cfg", "{");
+    node.do_real(&["doctor"]).expect(2, &["host.settings"]);
+}
+
+fn doctor_looks_beside_a_service_and_repairs_nothing_there() {
+    let node = Node::new("joins");
+    node.write("config/cell.cfg", NOWHERE);
+    node.do_small(&["start"]).expect(0, &[]);
+    let pid = node.pid();
+    node.do_real(&["doctor"]).expect(2, &[&format!("the service runs, pid {pid}"), "host.libvirt"]);
+    let said = node.do_real(&["doctor", "--repair"]).expect(2, &[&format!("with pid {pid}"), "cell stop"]);
+    assert_eq!(said.out, "", "nothing was looked at");
+    assert_eq!(node.pid(), pid);
+    node.do_small(&["stop"]).expect(0, &[]);
 }
 
 fn a_bad_configuration_is_one_clear_line() {

@@ -34,6 +34,8 @@ use crate::{config, host};
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// What transactions that are under way get at the end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// What libvirt gets to take notice of the newest volumes.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
 /// What the tasks get to end by themselves.
 const TASK_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -236,8 +238,13 @@ impl Service {
                 "{drained} transactions had not ended and are left behind: {jobs} guests in work, {transfers} transfers, {waiting} waiting for the Core"
             );
         }
-        if !self.domain.leave().await {
+        let settled = tokio::time::timeout(SETTLE_PATIENCE, self.node.host.storage.settle());
+        let (left, settled) = tokio::join!(self.domain.leave(), settled);
+        if !left {
             tracing::warn!("the Core did not confirm our leaving in time");
+        }
+        if settled.is_err() {
+            tracing::warn!("libvirt has not read its storage pools again in time; it may not know the newest volumes yet");
         }
         self.stop_writing.cancel();
         for straggler in self.tasks.finish(&[DRIVER, WRITER], TASK_PATIENCE).await {
@@ -248,19 +255,21 @@ impl Service {
         }
     }
 
-    /// Lets transactions end while new requests are refused; gives the number of those left.
+    /// Lets transactions end while new requests are refused, those that wait in line too; gives the number of transactions left.
     async fn drain(&mut self, signals: &mut Signals) -> usize {
         let Self { engine, inbound, .. } = self;
         engine.close();
         let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
-        while engine.active() > 0 {
+        loop {
+            while let Ok(event) = inbound.try_recv() {
+                refuse(engine, event);
+            }
+            if engine.active() == 0 {
+                break;
+            }
             tokio::select! {
                 () = engine.reap() => {}
-                Some(event) = inbound.recv() => {
-                    if let DomainEvent::Request { link, message } = event {
-                        engine.request(link, message);
-                    }
-                }
+                Some(event) = inbound.recv() => refuse(engine, event),
                 shutdown = signals.shutdown() => {
                     if shutdown == Shutdown::Quick {
                         break;
@@ -270,6 +279,13 @@ impl Service {
             }
         }
         engine.active()
+    }
+}
+
+/// Has a closed engine answer what the Core still sends.
+fn refuse(engine: &mut Engine, event: DomainEvent) {
+    if let DomainEvent::Request { link, message } = event {
+        engine.request(link, message);
     }
 }
 

@@ -168,6 +168,9 @@ pub trait Storage: Send + Sync {
     /// Removes such a file; unchanged when there is none.
     async fn remove_file(&self, path: &str) -> Result<Change>;
 
+    /// Makes known to everybody who uses the pools beside us what was done in them so far; called before the service ends.
+    async fn settle(&self) {}
+
     /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
     /// Paths that can't be read are named in the result and do not stop the others.
     async fn space(&self, paths: &[String]) -> DiskSpace;

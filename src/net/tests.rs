@@ -198,3 +198,28 @@ async fn a_missing_interface_is_told_and_does_not_end_the_driver() {
     assert!(handle.leave().await);
     task.await.unwrap().unwrap();
 }
+
+/// A stranger with sockets of its own: the kernel drops what does not come from the Core, and garbage that claims to does not matter (the same in the Core's
+/// name, with raw sockets, is tests/root/security.rs).
+#[tokio::test]
+async fn strangers_on_real_sockets_change_nothing() {
+    let mut core = Core::start(0);
+    let mut cell = Cell::start(core.address);
+    let DomainEvent::Joined { link, local_address, .. } = cell.next().await else { panic!("joined first") };
+    assert!(matches!(core.next().await, HubEvent::Connected { .. }));
+    let stranger = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut random = fastrand::Rng::with_seed(3);
+    for number in 0..3000 {
+        let mut datagram = vec![0; [0, 1, 8, 40, 1400, 9000][number % 6]];
+        random.fill(&mut datagram);
+        // The Core gets the same: it listens to anybody.
+        for to in [local_address, core.address] {
+            let _ = stranger.send_to(&datagram, to).await;
+        }
+    }
+    let request = Message::new(MessageId::GET_GUEST_REQUEST).from_session(7);
+    core.handle.send(NAME, request.clone()).unwrap();
+    assert_eq!(cell.next().await, DomainEvent::Request { link, message: request });
+    assert!(matches!(cell.handle.status().borrow().link, LinkStatus::Joined { lost: false, .. }));
+    assert!(cell.handle.leave().await);
+}

@@ -4,6 +4,7 @@
 //! runtime come after it. What is fatal comes back as an error, never as an exit from in here.
 
 pub mod detach;
+pub mod dumps;
 pub mod home;
 pub mod logfile;
 pub mod memory;

@@ -18,14 +18,17 @@
 
 mod addresses;
 mod cloudinit;
+mod doctor;
 mod domain;
 mod faults;
 mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod linux;
 mod migration;
 mod replay;
+mod security;
 mod snapshots;
 mod takeover;
 mod upgrade;

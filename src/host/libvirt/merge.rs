@@ -9,7 +9,7 @@ use virt::domain::Domain;
 use crate::host::{Change, ErrorKind, HostError, LiveMerge, Progress, Result};
 use crate::model::GuestId;
 
-use super::block::{disk_at, live, target};
+use super::block::{disk_at, is_at, live, target};
 use super::block_job;
 use super::connection::Connection;
 use super::error::failed;
@@ -56,20 +56,19 @@ fn find<'a>(document: &'a Node, path: &str, what: &str) -> Result<(&'a Node, &'a
     found.ok_or_else(|| HostError::new(ErrorKind::NotFound, format!("{what}: it does not use this disk")))
 }
 
-/// Files below the disk's own, the upper ones first.
-fn chain(disk: &Node) -> Vec<&str> {
-    let mut files = Vec::new();
-    let mut next = disk.find(&["backingStore"]);
-    while let Some(layer) = next {
-        files.extend(layer.find(&["source"]).and_then(|source| source.attribute("file")));
-        next = layer.find(&["backingStore"]);
-    }
-    files
+/// Layers below the disk's own image, the upper ones first.
+fn chain(disk: &Node) -> Vec<&Node> {
+    std::iter::successors(below(disk), |layer| below(layer)).collect()
+}
+
+fn below(layer: &Node) -> Option<&Node> {
+    // The last one is based on an empty element.
+    layer.find(&["backingStore"]).filter(|below| below.find(&["source"]).is_some())
 }
 
 /// Whether the chain is as it is to become; an error when it is neither that nor what the merge begins with.
-fn is_done(below: &[&str], merge: &LiveMerge, what: &str) -> Result<bool> {
-    let position = |path: &str| below.iter().position(|file| *file == path);
+fn is_done(below: &[&Node], merge: &LiveMerge, what: &str) -> Result<bool> {
+    let position = |path: &str| below.iter().position(|layer| is_at(layer, path));
     let strange = || HostError::new(ErrorKind::Invalid, format!("{what}: it is based on {}", list(below)));
     match merge {
         LiveMerge::Up { base: None, .. } => Ok(below.is_empty()),
@@ -82,12 +81,10 @@ fn is_done(below: &[&str], merge: &LiveMerge, what: &str) -> Result<bool> {
     }
 }
 
-fn list(files: &[&str]) -> String {
-    if files.is_empty() {
-        "nothing".into()
-    } else {
-        files.join(", then ")
-    }
+fn list(layers: &[&Node]) -> String {
+    let sources = layers.iter().filter_map(|layer| layer.find(&["source"]));
+    let names = sources.filter_map(|source| source.attribute("file").or(source.attribute("volume")));
+    Some(names.collect::<Vec<_>>().join(", then ")).filter(|names| !names.is_empty()).unwrap_or_else(|| "nothing".into())
 }
 
 #[cfg(test)]

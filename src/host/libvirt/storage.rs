@@ -17,7 +17,11 @@ impl Storage for Libvirt {
     async fn ensure_local_pool(&self, name: &str, target: &str) -> Result<Pool> {
         let (name, target) = (name.to_owned(), target.to_owned());
         let what = format!("set up the storage pool {name}");
-        self.lanes.run(Lane::Files, Effect::Changes, what, move |connection| pool::ensure_local(connection, &name, &target)).await
+        let pool =
+            self.lanes.run(Lane::Files, Effect::Changes, what, move |connection| pool::ensure_local(connection, &name, &target)).await?;
+        // The last run may have ended before it told libvirt of its newest volumes.
+        self.refresher.mark(&pool.name);
+        Ok(pool)
     }
 
     async fn ensure_nfs_pool(&self, name: &str, source: &NfsSource, target: &str) -> Result<Pool> {
@@ -81,6 +85,10 @@ impl Storage for Libvirt {
 
     async fn remove_file(&self, path: &str) -> Result<Change> {
         files::remove(path).await
+    }
+
+    async fn settle(&self) {
+        self.refresher.settle().await;
     }
 
     async fn space(&self, paths: &[String]) -> DiskSpace {

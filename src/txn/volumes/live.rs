@@ -72,11 +72,8 @@ pub(in crate::txn) async fn delete_youngest(node: &Node, volumes: &Volumes, name
         check_based(disk, above.backing.as_deref(), base)?;
         check_room(node, volume, below.allocated).await?;
         let order = LiveMerge::Up { disk: disk.to_owned(), base: below.backing.clone() };
-        if merge(node, id, &order).await? == Ended::Stopped {
+        if merge(node, volumes, &order, disk, below.backing.as_deref()).await? == Ended::Stopped {
             return Ok(Ended::Stopped);
-        }
-        if disks.inspect(disk).await?.backing != below.backing {
-            return Err(broke_off(volumes, disk, "the snapshot is what it was"));
         }
         disks.persist(disk).await?;
     }
@@ -179,7 +176,7 @@ async fn absorbed<'a>(node: &Node, volumes: &'a Volumes, youngest: &str) -> Resu
 
 /// Whether an image still needs the one on which it is based by the books.
 pub(in crate::txn) async fn needs(node: &Node, top: &str, base: &str) -> Result<bool, Failure> {
-    Ok(node.host.disks.inspect(top).await?.backing != node.host.disks.inspect(base).await?.backing)
+    Ok(backing(node, top).await? != backing(node, base).await?)
 }
 
 async fn leftovers(node: &Node, volumes: &Volumes) -> Result<Vec<Leftover>, Failure> {
@@ -219,10 +216,6 @@ async fn sink(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<End
     let Leftover { heir, image: base, .. } = leftover;
     let volume = volumes.volume(&leftover.volume)?;
     let top = volumes.frozen(volumes.snapshot(heir)?, volume)?;
-    let order = LiveMerge::Down { disk: volume.file().to_owned(), top: top.to_owned(), base: base.clone() };
-    if merge(node, id, &order).await? == Ended::Stopped {
-        return Ok(Ended::Stopped);
-    }
     let (beside, above): (Vec<&str>, Vec<&str>) = group
         .snapshots
         .values()
@@ -233,8 +226,9 @@ async fn sink(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<End
         Some(child) => volumes.frozen(volumes.snapshot(child)?, volume)?,
         None => volume.file(),
     };
-    if disks.inspect(above).await?.backing.as_deref() != Some(base) {
-        return Err(broke_off(volumes, top, "the deleted snapshot's image is kept until the merge is done"));
+    let order = LiveMerge::Down { disk: volume.file().to_owned(), top: top.to_owned(), base: base.clone() };
+    if merge(node, volumes, &order, above, Some(base)).await? == Ended::Stopped {
+        return Ok(Ended::Stopped);
     }
     disks.persist(base).await?;
     disks.persist(above).await?;
@@ -273,17 +267,29 @@ async fn fold(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<(),
     steps.end(done).await
 }
 
-/// Lets QEMU merge and waits for the end, however long it takes.
-async fn merge(node: &Node, id: GuestId, order: &LiveMerge) -> Result<Ended, Failure> {
-    let _place = node.host.disks.long_job(order.disk()).await?;
-    match begin(node, id, order).await {
-        Ok(()) => wait(node, id, order.disk()).await,
-        Err(error) if stopped(node, id).await => {
-            tracing::info!(guest = %id, "the guest stopped before its images were merged: {}", Failure::Host(error));
-            Ok(Ended::Stopped)
-        }
-        Err(error) => Err(error.into()),
+/// Lets QEMU merge and waits for the end, however long it takes: it is done when `above` is based on `base`. libvirt may have missed that it is,
+/// when it was away at that time.
+async fn merge(node: &Node, volumes: &Volumes, order: &LiveMerge, above: &str, base: Option<&str>) -> Result<Ended, Failure> {
+    let id = volumes.id();
+    if backing(node, above).await?.as_deref() == base {
+        return Ok(Ended::Over);
     }
+    let _place = node.host.disks.long_job(order.disk()).await?;
+    let begun = begin(node, id, order).await;
+    if begun.is_ok() && wait(node, id, order.disk()).await? == Ended::Stopped {
+        return Ok(Ended::Stopped);
+    }
+    let now = backing(node, above).await?;
+    match begun {
+        _ if now.as_deref() == base => Ok(Ended::Over),
+        Err(_) if stopped(node, id).await => Ok(Ended::Stopped),
+        Err(error) => Err(error.into()),
+        Ok(()) => Err(broke_off(&volumes.guest.name, above, now)),
+    }
+}
+
+async fn backing(node: &Node, image: &str) -> Result<Option<String>, Failure> {
+    Ok(node.host.disks.inspect(image).await?.backing)
 }
 
 /// Begins; an outcome that is not known counts as begun, for the images tell.
@@ -335,9 +341,12 @@ async fn check_room(node: &Node, volume: &Volume, wanted: u64) -> Result<(), Fai
     Err(HostError::new(ErrorKind::NoSpace, text).into())
 }
 
-fn broke_off(volumes: &Volumes, image: &str, left: &str) -> Failure {
-    let text =
-        format!("QEMU gave up merging {image} of guest '{}' (its log in /var/log/libvirt/qemu may say why); {left}", volumes.guest.name);
+fn broke_off(guest: &str, image: &str, base: Option<String>) -> Failure {
+    let base = base.unwrap_or_else(|| "nothing".into());
+    let text = format!(
+        "QEMU gave up merging images of guest '{guest}': {image} is still based on {base}, and shows what it did \
+         (the guest's log in /var/log/libvirt/qemu may say why)"
+    );
     Failure::Host(HostError::new(ErrorKind::Failed, text))
 }
 

@@ -15,6 +15,11 @@ pub const BOOT_LINE: &str = "cell demo guest: it boots";
 /// Longest wait for a boot under emulation on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);
 
+/// The program under test: the build of the tests, or another one, for figures of a release build.
+fn built_program() -> PathBuf {
+    std::env::var_os("CELL_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_cell").into(), PathBuf::from)
+}
+
 /// A home directory on a host, with the service that may run in it. Ends with its host.
 pub struct Cell {
     host: Host,
@@ -30,13 +35,13 @@ impl Cell {
         let settings = format!(r#"{{"domain": "{domain}", "group_address": "224.0.0.226", "group_port": 5599, "timeout": 10}}"#);
         std::fs::write(home.join("config/domain.cfg"), settings).unwrap();
         std::fs::write(home.join("config/cell.cfg"), r#"{"virtualization": "qemu", "log_level": "debug"}"#).unwrap();
-        Self { host, home, program: env!("CARGO_BIN_EXE_cell").into() }
+        Self { host, home, program: built_program() }
     }
 
     /// Lays the program into its home, in the place of the one that may be there, and uses that from now on. As an upgrade does: what runs keeps its file.
     pub fn replace_program(&mut self) {
         let (beside, program) = (self.home.join("cell.new"), self.home.join("cell"));
-        std::fs::copy(env!("CARGO_BIN_EXE_cell"), &beside).unwrap();
+        std::fs::copy(built_program(), &beside).unwrap();
         std::fs::rename(&beside, &program).unwrap();
         self.program = program;
     }
@@ -83,6 +88,13 @@ impl Cell {
     /// `cell start`, which must succeed; gives what it says.
     pub fn start(&self) -> String {
         super::output_of(&mut self.command(&["start"]))
+    }
+
+    /// `cell start` behind a program that changes its rights.
+    pub fn start_as(&self, wrapper: &[&str]) -> Output {
+        let (program, arguments) = wrapper.split_first().expect("a program");
+        let mut command = self.host.command(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_cell")).arg("--home").arg(&self.home).arg("start").output().unwrap()
     }
 
     /// `cell stop`, which must succeed.

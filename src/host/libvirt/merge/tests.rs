@@ -8,7 +8,11 @@ const DOMAIN: &str = "<domain><devices>
     <backingStore type='file' index='3'>
       <format type='qcow2'/>
       <source file='/pool/c.qcow2'/>
-      <backingStore type='file' index='4'><format type='qcow2'/><source file='/pool/b &amp; a.qcow2'/><backingStore/></backingStore>
+      <backingStore type='volume' index='1'>
+        <format type='qcow2'/>
+        <source pool='local0' volume='v.qcow2'/>
+        <backingStore type='file' index='4'><format type='qcow2'/><source file='/pool/b &amp; a.qcow2'/><backingStore/></backingStore>
+      </backingStore>
     </backingStore>
     <target dev='sda' bus='ide'/>
   </disk>
@@ -42,19 +46,28 @@ fn what_is_there_already_is_not_begun_again() {
     let disk = "/pool/d.qcow2";
     assert!(judged(disk, up(Some("/pool/c.qcow2"))).unwrap());
     assert!(!judged(disk, up(Some("/pool/b & a.qcow2"))).unwrap());
+    // The layer that the guest was started with.
+    assert!(!judged(disk, up(Some("/pool/v.qcow2"))).unwrap());
+    assert!(!judged(disk, down("/pool/v.qcow2", "/pool/b & a.qcow2")).unwrap());
     assert!(!judged(disk, up(None)).unwrap());
     assert!(judged("/pool/data.qcow2", up(None)).unwrap());
-    assert!(!judged(disk, down("/pool/c.qcow2", "/pool/b & a.qcow2")).unwrap());
+    assert!(!judged(disk, down("/pool/c.qcow2", "/pool/v.qcow2")).unwrap());
     assert!(judged(disk, down("/pool/gone.qcow2", "/pool/c.qcow2")).unwrap());
 }
 
 #[test]
 fn a_chain_of_other_images_is_left_alone() {
     let disk = "/pool/d.qcow2";
-    for merge in [up(Some("/pool/other.qcow2")), down("/pool/c.qcow2", "/pool/other.qcow2"), down("/pool/b & a.qcow2", "/pool/c.qcow2")] {
+    let merges = [
+        up(Some("/pool/other.qcow2")),
+        down("/pool/c.qcow2", "/pool/other.qcow2"),
+        down("/pool/c.qcow2", "/pool/b & a.qcow2"),
+        down("/pool/b & a.qcow2", "/pool/c.qcow2"),
+    ];
+    for merge in merges {
         let error = judged(disk, merge).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid);
-        assert!(error.context.contains("it is based on /pool/c.qcow2, then /pool/b & a.qcow2"), "{}", error.context);
+        assert!(error.context.contains("it is based on /pool/c.qcow2, then v.qcow2, then /pool/b & a.qcow2"), "{}", error.context);
     }
     assert!(judged("/pool/data.qcow2", down("/a", "/b")).unwrap_err().context.contains("based on nothing"));
 }
