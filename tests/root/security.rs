@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use corelet::requests::{CreateGuest, StopMode};
 use corelet::Event;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -229,6 +231,27 @@ fn the_trail_says_who_had_what_done() {
         assert!(record["outcome"] == "done" && record["duration_ms"].is_u64() && record["core_session"].as_u64() > Some(0));
         assert!(record["guest_name"].as_str().unwrap().starts_with("security.trail"));
     }
+}
+
+/// systemd's side of the unit: the whole service reports while its loops get on, also without a Core.
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn the_watchdog_is_fed_by_the_whole_service() {
+    let lab = Lab::up(1);
+    let cell = Cell::install(lab.cell(1), "nano");
+    let path = cell.host().home().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut service = cell.run_notifying(&path, Duration::from_secs(2));
+    let mut text = [0; 512];
+    let (mut ready, mut fed) = (false, 0);
+    while !ready || fed < 5 {
+        let length = socket.recv(&mut text).expect("the service reports");
+        let told = String::from_utf8_lossy(&text[..length]).into_owned();
+        ready |= told.contains("READY=1");
+        fed += usize::from(told.contains("WATCHDOG=1"));
+    }
+    service.end(Signal::SIGTERM);
 }
 
 /// What the unit's `CapabilityBoundingSet` leaves, in the words of setpriv.
