@@ -535,6 +535,41 @@ fn nothing_running() {
     assert!(tree(node.dir.path()).is_empty(), "asking leaves no trace");
 }
 
+/// A libvirt and a bridge that no machine has.
+const NOWHERE: &str = r#"{"bridge": "joins", "libvirt_uri": "qemu+unix:///system?socket=/nonexistent/libvirt-sock"}"#;
+
+fn doctor_looks_at_a_bare_host_and_changes_nothing() {
+    let node = Node::empty();
+    fs::create_dir(node.path("config")).unwrap();
+    node.write("config/cell.cfg", NOWHERE);
+    let before = tree(node.dir.path());
+    let said = node.do_real(&["doctor"]).expect(2, &["the service is stopped", "host.libvirt", "host.bridge", "not looked at", "by hand"]);
+    assert!(!said.out.contains('\u{1b}'), "no colours without a terminal");
+    let report: Value = serde_json::from_str(&node.do_real(&["doctor", "--json"]).expect(2, &[]).out).unwrap();
+    assert_eq!((report["format"].as_u64(), report["result"].as_str()), (Some(1), Some("blind")));
+    assert_eq!(report["service"], serde_json::json!({"running": false, "pid": null}));
+    let found = report["findings"].as_array().unwrap().iter().find(|finding| finding["code"] == "host.libvirt").unwrap();
+    assert_eq!((found["weight"].as_str(), found["remedy"]["kind"].as_str()), (Some("drift"), Some("manual")));
+    assert_eq!(tree(node.dir.path()), before);
+    let said = node.do_real(&["doctor", "--repair"]).expect(2, &["host.libvirt"]);
+    assert!(!said.out.contains("repaired"), "{said:?}");
+    assert_eq!(tree(node.dir.path()), before, "there was nothing to repair");
+    node.write("config/cell.cfg", "{");
+    node.do_real(&["doctor"]).expect(2, &["host.settings"]);
+}
+
+fn doctor_looks_beside_a_service_and_repairs_nothing_there() {
+    let node = Node::new("joins");
+    node.write("config/cell.cfg", NOWHERE);
+    node.do_small(&["start"]).expect(0, &[]);
+    let pid = node.pid();
+    node.do_real(&["doctor"]).expect(2, &[&format!("the service runs, pid {pid}"), "host.libvirt"]);
+    let said = node.do_real(&["doctor", "--repair"]).expect(2, &[&format!("with pid {pid}"), "cell stop"]);
+    assert_eq!(said.out, "", "nothing was looked at");
+    assert_eq!(node.pid(), pid);
+    node.do_small(&["stop"]).expect(0, &[]);
+}
+
 fn a_bad_configuration_is_one_clear_line() {
     let cases = [
         ("domain.cfg", "{\n \"domain\": \"x\",\n}", "domain.cfg: is not valid JSON: trailing comma at line 3 column 1"),
