@@ -21,7 +21,11 @@ MODULES=(virtio_pci virtio_net virtio_scsi virtio_console sd_mod sr_mod ata_piix
 
 kernel() { # the newest one that has its modules; one made for virtual machines before others
   local file
-  { ls -1v /boot/vmlinuz-* | grep -v -- '-cloud-'; ls -1v /boot/vmlinuz-*-cloud-*; ls -1v $PACKAGES/boot/vmlinuz-* || true; } 2>/dev/null | while read -r file; do
+  {
+    ls -1v /boot/vmlinuz-* | grep -v -- '-cloud-' || true
+    ls -1v /boot/vmlinuz-*-cloud-* || true
+    ls -1v $PACKAGES/boot/vmlinuz-* || true
+  } 2>/dev/null | while read -r file; do
     [ ! -d "${file%/boot/*}/lib/modules/${file##*/vmlinuz-}" ] || echo "$file"
   done | tail -n 1
 }
@@ -30,9 +34,10 @@ agent() { command -v qemu-ga || PATH=$PACKAGES/usr/sbin command -v qemu-ga; }
 
 fetch() { # what `apt-get download` gives, unpacked into $PACKAGES
   local name work packages=()
+  if agent >/dev/null && [ -n "$(kernel)" ]; then return; fi
+  [ -n "$(apt-cache madison qemu-guest-agent 2>/dev/null)" ] || apt-get -q update
   [ -n "$(kernel)" ] || packages+=("$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | tail -n 1)")
   agent >/dev/null || packages+=(qemu-guest-agent)
-  [ ${#packages[@]} -gt 0 ] || return 0
   work=$1
   (cd "$work" && apt-get -q download "${packages[@]}")
   mkdir -p $PACKAGES
