@@ -125,7 +125,7 @@ fn a_linux_guest_with_an_agent_is_snapshotted_under_load_and_restored_to_the_byt
     assert!(answer.success, "{}", answer.error);
     let hash = || {
         let said = cell.serial(guest.id).replace('\r', "");
-        said.lines().filter_map(|line| line.strip_prefix("guest: password ")).last().map(str::to_owned)
+        said.lines().filter_map(|line| line.strip_prefix("guest: password ")).next_back().map(str::to_owned)
     };
     eventually("the password is changed", BOOT, || hash().is_some_and(|hash| is_hash_of(&hash, PASSWORD)));
 
