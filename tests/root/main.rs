@@ -26,6 +26,7 @@ mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod linux;
 mod migration;
 mod replay;
 mod security;
