@@ -17,7 +17,8 @@
 //!        store: data/*.data (atomic, fsynced)
 //! ```
 //!
-//! `app` is the only place that joins the parts; `cli` and `process` stand in front of it; `observe` reads snapshots.
+//! `app` is the only place that joins the parts; `cli` and `process` stand in front of it; `observe` reads snapshots; `doctor` compares `store`'s
+//! books with `host`.
 
 #![cfg_attr(
     test,

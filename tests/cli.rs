@@ -100,6 +100,7 @@ fn small_service(settings: Settings, on_ready: OnReady) -> Result<(), Box<dyn Er
             requests: 40,
             failed_requests: 1,
             late_requests: 0,
+            held_guests: vec!["manager.web: /pool/a can't be written, there is no space left for it".into()],
         }));
         on_ready(&Started {
             name: "Cell_test".into(),
@@ -290,7 +291,7 @@ fn starts_tells_and_stops() {
         assert!(dir == "config" || now == mode, "{dir} {now:o}");
     }
     node.do_small(&["status"])
-        .expect(0, &[&format!("running, pid {pid}"), "Cell_test", "joined Core_test", "1 min 1 s", "3, 2 of them running"]);
+        .expect(0, &[&format!("running, pid {pid}"), "Cell_test", "joined Core_test", "1 min 1 s", "3, 2 of them running", "held     manager.web: /pool/a"]);
     let status = node.status();
     assert_eq!((status["state"].as_str(), status["pid"].as_i64()), (Some("running"), Some(pid.into())));
     assert_eq!(status["service"]["domain"], "lab");

@@ -12,6 +12,7 @@ use cell::host::{ErrorKind, HostEvent};
 use cell::model::{GuestId, LOCAL_POOL};
 use cell::proto::message::{Key, Message, MessageId};
 use cell::store::Store;
+use cell::txn::addresses::detect;
 use cell::txn::handlers::{find, HANDLED};
 use cell::txn::node::{Books, NodeSettings};
 use cell::txn::{monitor, Engine, Node, Outbox};
@@ -63,6 +64,28 @@ impl<'a> Arbitrary<'a> for Text {
     }
 }
 
+/// An agent's answer, or something like one.
+#[derive(Arbitrary, Debug)]
+enum Addresses {
+    Raw(Text),
+    Listed(Vec<(Text, Text, u8)>),
+}
+
+impl Addresses {
+    fn json(&self) -> String {
+        match self {
+            Self::Raw(Text(text)) => text.clone(),
+            Self::Listed(list) => {
+                let entry = |(Text(mac), Text(address), prefix): &(Text, Text, u8)| {
+                    serde_json::json!({ "name": "eth0", "hardware-address": mac,
+                        "ip-addresses": [{ "ip-address-type": "ipv4", "ip-address": address, "prefix": prefix }] })
+                };
+                serde_json::json!({ "return": list.iter().map(entry).collect::<Vec<_>>() }).to_string()
+            }
+        }
+    }
+}
+
 #[derive(Arbitrary, Debug)]
 enum Param {
     Bool(u8, bool),
@@ -88,6 +111,7 @@ enum Operation {
     /// A request that a Core would send, with some of it changed.
     Create {
         guest: u8,
+        has_agent: bool,
         params: Vec<Param>,
     },
     Start {
@@ -110,7 +134,9 @@ enum Operation {
     Undefine(u8),
     Disconnect,
     Connect,
+    /// What the guest's agent says from now on when it is asked for a password or for addresses: guests are hostile too.
     AgentAnswer(u8, Text),
+    AgentAddresses(u8, Addresses),
     DiskSize(u32),
     Close,
 }
@@ -195,6 +221,7 @@ impl Rig {
         let core = Arc::new(Core::default());
         let settings = NodeSettings { bridge: "br0".into(), name: "Cell_a".into(), pools_dir: "/pools".into() };
         let node = Arc::new(Node::new(host, books, opened.store, core.clone(), settings));
+        tokio::spawn(detect::run(node.clone()));
         let engine = Engine::new(node.clone(), Duration::from_secs(10));
         Self { sim, node, engine, core, events, next_session: 1000 }
     }
@@ -230,7 +257,10 @@ impl Rig {
                 let to = if to < 224 { 0 } else { u32::from(to) - 222 };
                 self.ask(with(Message::new(id).to_session(to), params), from != 0);
             }
-            Operation::Create { guest: number, params } => self.ask(with(create(guest(number)), params), true),
+            Operation::Create { guest: number, has_agent, params } => {
+                let modules = if has_agent { vec!["qemu".into()] } else { Vec::new() };
+                self.ask(with(create(guest(number)).strings(Key::Module, modules), params), true);
+            }
             Operation::Start { guest: number, params } => {
                 let start = Message::new(MessageId::START_INSTANCE_REQUEST).string(Key::Instance, guest(number).to_string());
                 self.ask(with(start.uint(Key::Option, 0), params), true);
@@ -250,6 +280,9 @@ impl Rig {
             Operation::Disconnect => self.sim.disconnect("the fuzzer says so"),
             Operation::Connect => self.sim.connect(),
             Operation::AgentAnswer(number, Text(answer)) => self.sim.set_agent_answer(guest(number), "guest-set-user-password", &answer),
+            Operation::AgentAddresses(number, answer) => {
+                self.sim.set_agent_answer(guest(number), "guest-network-get-interfaces", &answer.json());
+            }
             Operation::DiskSize(mib) => self.sim.set_disk_size(u64::from(mib) << 20),
             Operation::Close => self.engine.close(),
         }

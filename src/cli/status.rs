@@ -93,6 +93,9 @@ fn show(status: &ServiceStatus) {
     for (name, value) in rows {
         term::say(format_args!("  {name:<8} {value}"));
     }
+    for held in &status.held_guests {
+        term::say(format_args!("  {:<8} {}", "held", one_line(held)));
+    }
 }
 
 fn guests(status: &ServiceStatus) -> String {

@@ -23,7 +23,7 @@ use scene::Scene;
 
 pub use finding::{Area, Blind, Books, Finding, Findings, Remedy, Repair, Weight};
 pub use repair::Deed;
-pub use scene::Sources;
+pub use scene::{Libvirt, Sources};
 
 /// Between two looks at what a running service may be in the middle of: longer than any change that it makes without saying so in the books.
 const PAUSE: Duration = Duration::from_secs(3);

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Images that are looked at at the same time.
 const AT_ONCE: usize = 4;
 
+/// Domains and pools.
+pub type Libvirt = (Arc<dyn Hypervisor>, Arc<dyn Storage>);
+
 /// Where the doctor looks.
 #[derive(Clone)]
 pub struct Sources<'a> {
@@ -32,7 +35,7 @@ pub struct Sources<'a> {
     /// The service runs: what it does right now may look like a drift.
     pub running: bool,
     /// libvirt, or why it can't be reached.
-    pub libvirt: Result<(Arc<dyn Hypervisor>, Arc<dyn Storage>), String>,
+    pub libvirt: Result<Libvirt, String>,
     /// Images of disks.
     pub disks: Arc<dyn Disks>,
     /// What a fetch leaves.

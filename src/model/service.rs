@@ -42,4 +42,7 @@ pub struct ServiceStatus {
     /// Those of them that were answered by their deadline.
     #[serde(default)]
     pub late_requests: u64,
+    /// Guests that QEMU holds because a disk can't be written, with the reason, a line each. They count as running.
+    #[serde(default)]
+    pub held_guests: Vec<String>,
 }

@@ -17,8 +17,8 @@ use super::error::NetError;
 use super::handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound, Outgoing, OUTBOUND_QUEUE};
 use super::interface::Interface;
 use super::multicast::Multicast;
-use super::rate_limit::RateLimit;
 use super::socket::{connect, reached, send, MAX_DATAGRAM};
+use crate::model::RateLimit;
 use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig, SendError};
 
 /// Datagrams read, and messages taken from the queue, before what came of them is sent.

@@ -12,7 +12,6 @@ mod interface;
 mod listener;
 mod multicast;
 mod probe;
-mod rate_limit;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -24,4 +23,3 @@ pub use handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound
 pub use interface::Interface;
 pub use listener::{Discovery, Listener, ListenerConfig, ListenerHandle, PORTS};
 pub use probe::comes_back;
-pub use rate_limit::{RateLimit, Suppressed};

@@ -7,9 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{
-    domain, DomainConfig, DomainEvent, DomainHandle, Interface, Listener, ListenerConfig, ListenerHandle, NetError, RateLimit, SendError,
-};
+use super::{domain, DomainConfig, DomainEvent, DomainHandle, Interface, Listener, ListenerConfig, ListenerHandle, NetError, SendError};
 use crate::proto::hub::{HubConfig, HubEvent};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::{Key, Message, MessageId};
@@ -199,14 +197,6 @@ async fn a_missing_interface_is_told_and_does_not_end_the_driver() {
     assert_eq!(told.link, LinkStatus::Searching);
     assert!(handle.leave().await);
     task.await.unwrap().unwrap();
-}
-
-#[test]
-fn the_log_is_bounded_and_says_what_it_left_out() {
-    let mut limit = RateLimit::new(2, Duration::from_secs(10));
-    let passed: Vec<_> = (0..25).map(|second| limit.pass(Duration::from_secs(second))).collect();
-    let logged: Vec<_> = passed.iter().flatten().map(|suppressed| suppressed.0).collect();
-    assert_eq!(logged, [0, 0, 8, 0, 8, 0]);
 }
 
 /// A stranger with sockets of its own: the kernel drops what does not come from the Core, and garbage that claims to does not matter (the same in the Core's

@@ -105,6 +105,7 @@ mod tests {
             requests: 40,
             failed_requests: 1,
             late_requests: 0,
+            held_guests: Vec::new(),
         }
     }
 

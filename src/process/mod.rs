@@ -16,16 +16,11 @@ pub mod trail;
 
 pub use home::Home;
 
+use crate::model::Chain;
+
 /// An error with all its causes in one line, outermost first.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
+    Chain(error).to_string()
 }
 
 /// The same text with everything that would break a line or drive a terminal made visible: it may quote a file or a peer.

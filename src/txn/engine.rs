@@ -19,11 +19,8 @@ use crate::proto::message::{Key, Message, MessageId};
 use super::audit::{Asker, Audit, AuditLog};
 use super::failure::bounded;
 use super::handlers::{self, Entry};
-use super::session::{SessionTable, SESSIONS};
+use super::session::{SessionTable, NO_SESSION, SESSIONS};
 use super::{Context, Failure, Node};
-
-/// The session of answers to what never became a transaction: the Core wants a number other than 0 (contract §5.1), and this one is nobody's.
-const NO_SESSION: u32 = SESSIONS + 1;
 
 /// Runs transactions.
 pub struct Engine {

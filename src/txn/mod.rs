@@ -7,7 +7,7 @@
 //!
 //! `engine` hands out sessions and deadlines; `audit` notes what was changed and for whom; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
-//! `guard` watches over guests of shared pools;
+//! `guard` watches over guests of shared pools; `held` over those whose disk is full;
 //! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
 //! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
 
@@ -18,6 +18,7 @@ pub mod engine;
 mod failure;
 pub mod guard;
 pub mod handlers;
+pub mod held;
 mod media;
 pub mod monitor;
 pub mod node;

@@ -29,11 +29,15 @@ pub async fn take(node: &Arc<Node>, event: HostEvent) {
         HostEvent::Connected(domains) => {
             tracing::info!(domains = domains.len(), "connected to libvirt");
             resync(node, &domains);
+            node.held.wake();
             media::compare(node).await;
         }
         HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
         HostEvent::Power { id, power } => settle(node, id, power).await,
-        HostEvent::Held(id) => settle(node, id, PowerState::Running).await,
+        HostEvent::Held(id) => {
+            settle(node, id, PowerState::Running).await;
+            node.held.wake();
+        }
         HostEvent::Undefined(id) => {
             if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
                 tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");

@@ -8,6 +8,9 @@ pub(super) const SESSIONS: u32 = 1024;
 /// are. The Core looks at no number of these.
 const SPARE: u32 = 128;
 
+/// Nobody's number. Answers to what never became a transaction bear it, because the Core wants one other than 0 (contract §5.1).
+pub(super) const NO_SESSION: u32 = SESSIONS + SPARE + 1;
+
 /// Free and taken numbers.
 pub(super) struct SessionTable {
     taken: Vec<bool>,

@@ -18,12 +18,14 @@
 
 mod addresses;
 mod cloudinit;
+mod doctor;
 mod domain;
 mod faults;
 mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod linux;
 mod migration;
 mod replay;
 mod security;

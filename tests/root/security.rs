@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use corelet::requests::{CreateGuest, StopMode};
 use corelet::Event;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -210,11 +212,14 @@ fn the_trail_says_who_had_what_done() {
     core.joined(&cell, JOIN);
     let guest = core.blank_guest(&cell, "security.trail");
     let moved = cell.host().home().join("log/audit.log.1");
-    eventually("the create is noted", PATIENCE, || cell.file("log/audit.log").contains("CreateGuestRequest"));
-    std::fs::rename(cell.host().home().join("log/audit.log"), &moved).unwrap();
+    let trail = cell.host().home().join("log/audit.log");
+    let holds = |message: &str| std::fs::read_to_string(&trail).is_ok_and(|text| text.contains(message));
+    eventually("the create is noted", PATIENCE, || holds("CreateGuestRequest"));
+    // As logrotate does; the next line begins a new file.
+    std::fs::rename(&trail, &moved).unwrap();
     core.remove(&cell, guest);
-    eventually("the delete is noted", PATIENCE, || cell.file("log/audit.log").contains("DeleteGuestRequest"));
-    let lines = std::fs::read_to_string(moved).unwrap() + &cell.file("log/audit.log");
+    eventually("the delete is noted", PATIENCE, || holds("DeleteGuestRequest"));
+    let lines = std::fs::read_to_string(moved).unwrap() + &std::fs::read_to_string(&trail).unwrap();
     let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let about: Vec<&Value> = records.iter().filter(|record| record["guest"] == guest.to_string()).collect();
     assert_eq!(
@@ -229,6 +234,27 @@ fn the_trail_says_who_had_what_done() {
         assert!(record["outcome"] == "done" && record["duration_ms"].is_u64() && record["core_session"].as_u64() > Some(0));
         assert!(record["guest_name"].as_str().unwrap().starts_with("security.trail"));
     }
+}
+
+/// systemd's side of the unit: the whole service reports while its loops get on, also without a Core.
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn the_watchdog_is_fed_by_the_whole_service() {
+    let lab = Lab::up(1);
+    let cell = Cell::install(lab.cell(1), "nano");
+    let path = cell.host().home().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut service = cell.run_notifying(&path, Duration::from_secs(2));
+    let mut text = [0; 512];
+    let (mut ready, mut fed) = (false, 0);
+    while !ready || fed < 5 {
+        let length = socket.recv(&mut text).expect("the service reports");
+        let told = String::from_utf8_lossy(&text[..length]).into_owned();
+        ready |= told.contains("READY=1");
+        fed += usize::from(told.contains("WATCHDOG=1"));
+    }
+    service.end(Signal::SIGTERM);
 }
 
 /// What the unit's `CapabilityBoundingSet` leaves, in the words of setpriv.

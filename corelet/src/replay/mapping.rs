@@ -87,16 +87,15 @@ impl Mapping {
     }
 
     fn translate_image(&self, message: &mut Message) -> Result<(), String> {
-        let image = self.image.as_ref().ok_or("it needs the capture's image server")?;
-        message.string_params.insert(Key::Host, image.server.ip().to_string());
-        message.uint_params.insert(Key::Port, image.server.port().into());
-        if message.id == MessageId::CREATE_DISK_IMAGE_REQUEST {
-            if let Some(id) = message.string_params.get_mut(&Key::Image) {
-                *id = self.name(id);
+        let live = self.image.as_ref().ok_or("it needs the capture's image server")?;
+        message.string_params.insert(Key::Host, live.server.ip().to_string());
+        message.uint_params.insert(Key::Port, live.server.port().into());
+        let upload = message.id == MessageId::CREATE_DISK_IMAGE_REQUEST;
+        if let Some(image) = message.string_params.get_mut(&Key::Image) {
+            *image = if upload { self.name(image) } else { live.id.clone() };
+            if !upload {
+                message.uint_params.insert(Key::Size, live.size);
             }
-        } else if message.string_params.contains_key(&Key::Image) {
-            message.string_params.insert(Key::Image, image.id.clone());
-            message.uint_params.insert(Key::Size, image.size);
         }
         Ok(())
     }

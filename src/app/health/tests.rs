@@ -89,10 +89,12 @@ async fn the_driver_and_the_writer_are_asked_through_their_own_queues() {
         });
         let (net, disk) = (net.run(), opened.writer.run(Arc::new(Books::new(opened.loaded)), CancellationToken::new()));
         tokio::pin!(net, disk);
-        let patience = if driver_runs && writer_runs { Duration::from_secs(60) } else { Duration::from_millis(300) };
-        let probes = [driver(&handle), writer(&opened.store)];
+        // One that runs has all the time in the world, one that does not never answers.
+        let patience = |runs: bool| if runs { Duration::from_secs(60) } else { Duration::from_millis(100) };
+        let (net_probe, disk_probe) = ([driver(&handle)], [writer(&opened.store)]);
+        let asked = async { [round(&net_probe, patience(driver_runs)).await, round(&disk_probe, patience(writer_runs)).await].concat() };
         let silent = tokio::select! {
-            silent = round(&probes, patience) => silent,
+            silent = asked => silent,
             _ = &mut net, if driver_runs => panic!("the driver ended"),
             _ = &mut disk, if writer_runs => panic!("the writer ended"),
         };

@@ -36,7 +36,11 @@ pub(in crate::doctor) fn check(scene: &Scene, directory: &Path, findings: &mut F
         let remedy = Remedy::Service("the next start takes back what was left half done".into());
         findings.note("data.unclean", "the last run", "it did not end in order", "a crash, a SIGKILL or a power cut", remedy);
     }
-    scene.notices.iter().map(|notice| tell(notice, findings)).fold(true, |sound, usable| sound && usable)
+    let mut sound = true;
+    for notice in &scene.notices {
+        sound &= tell(notice, findings);
+    }
+    sound
 }
 
 /// False for a file whose content is lost.

@@ -39,7 +39,7 @@ const CASES: &[Case] = &[
         ward.edit(|books| {
             let group = books.storage.groups.remove(&id(TWO)).unwrap();
             let pool = books.storage.pools.get_mut(LOCAL_POOL).unwrap();
-            group.volumes().for_each(|volume| drop(pool.volumes.remove(&volume.name)));
+            pool.volumes.retain(|name, _| group.volumes().all(|volume| volume.name != *name));
         });
     }),
     ("books.stray-volumes", "volumes of a guest that does not exist, whose files are gone", Repaired, |ward| {
@@ -51,7 +51,7 @@ const CASES: &[Case] = &[
         });
     }),
     ("books.pool-list", "a pool's list of volumes has one that no guest has", Repaired, |ward| {
-        ward.edit(|books| drop(books.storage.pools.get_mut(LOCAL_POOL).unwrap().volumes.insert("old_ci.iso".into(), true)));
+        ward.edit(|books| books.storage.pools.get_mut(LOCAL_POOL).unwrap().volumes.extend([("old_ci.iso".into(), true)]));
     }),
     ("books.current-pool", "new guests go to a pool that does not exist", Stays, |ward| {
         ward.edit(|books| books.storage.current_pool = "gone".into());
@@ -178,7 +178,7 @@ const CASES: &[Case] = &[
         ward.sim.set_filter_behind(id(ONE), Some(SecurityPolicy { accept: true, rules: Vec::new() }));
     }),
     ("filters.stray", "a filter of a guest that does not exist", Repaired, |ward| {
-        ward.sim.change(|state| drop(state.stray_filters.insert(id(9))));
+        ward.sim.change(|state| state.stray_filters.extend([id(9)]));
     }),
     // claims
     ("claims.foreign", "another node has claimed a guest", Stays, |ward| {

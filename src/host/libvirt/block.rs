@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Instant;
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, Writer};
@@ -70,10 +71,20 @@ pub(super) fn switch(connection: &Connection, id: GuestId, images: &[(String, St
         return Ok(Change::Unchanged);
     }
     let order = snapshot(&document, images, &what)?;
+    let begun = Instant::now();
     let frozen = agent_is_there(&document) && freeze(&domain, id);
+    let froze = begun.elapsed();
     let done = DomainSnapshot::create_xml(&domain, &order, SNAPSHOT);
+    let switched = begun.elapsed().saturating_sub(froze);
     if agent_is_there(&document) {
         thaw(&domain, id, frozen);
+    }
+    if frozen {
+        let [whole, froze, switched] = [begun.elapsed(), froze, switched].map(|time| time.as_millis());
+        tracing::info!(
+            guest = %id,
+            "the guest's file systems were frozen for {whole} ms at most: {froze} until its agent said so, {switched} for QEMU to switch"
+        );
     }
     let Err(error) = done else { return Ok(Change::Changed) };
     let refused = failed(&what, &error);

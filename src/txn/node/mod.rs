@@ -19,6 +19,7 @@ use crate::model::{GuestId, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::{DataFile, Store};
 
+use super::held::Held;
 use super::usage::UsageCache;
 use super::{Failure, Outbox};
 
@@ -88,6 +89,8 @@ pub struct Node {
     taken: claims::Taken,
     /// Figures of running guests.
     pub usage: Arc<UsageCache>,
+    /// Guests that QEMU holds.
+    pub held: Held,
     /// Counters.
     pub counters: Counters,
     /// Log lines that a peer can trigger.
@@ -117,6 +120,7 @@ impl Node {
             copies,
             taken,
             usage,
+            held: Held::default(),
             counters,
             warnings,
             settings,

@@ -1,13 +1,13 @@
 //! The service under test on one of the hosts.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use cell::model::GuestId;
 use nix::sys::signal::Signal;
 
-use super::{eventually, eventually_some, Host};
+use super::{eventually, eventually_some, Host, Running};
 
 /// What a test guest prints on its serial port when it boots.
 pub const BOOT_LINE: &str = "cell demo guest: it boots";
@@ -95,6 +95,13 @@ impl Cell {
         let (program, arguments) = wrapper.split_first().expect("a program");
         let mut command = self.host.command(program);
         command.args(arguments).arg(env!("CARGO_BIN_EXE_cell")).arg("--home").arg(&self.home).arg("start").output().unwrap()
+    }
+
+    /// `cell run` as systemd would start it: it is told where to report and how often.
+    pub fn run_notifying(&self, socket: &Path, watchdog: Duration) -> Running {
+        let mut command = self.command(&["run"]);
+        command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog.as_micros().to_string()).stdout(Stdio::null());
+        Running::start(&mut command)
     }
 
     /// `cell stop`, which must succeed.
