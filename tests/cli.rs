@@ -290,8 +290,17 @@ fn starts_tells_and_stops() {
         let now = node.path(dir).metadata().unwrap().permissions().mode() & 0o777;
         assert!(dir == "config" || now == mode, "{dir} {now:o}");
     }
-    node.do_small(&["status"])
-        .expect(0, &[&format!("running, pid {pid}"), "Cell_test", "joined Core_test", "1 min 1 s", "3, 2 of them running", "held     manager.web: /pool/a"]);
+    node.do_small(&["status"]).expect(
+        0,
+        &[
+            &format!("running, pid {pid}"),
+            "Cell_test",
+            "joined Core_test",
+            "1 min 1 s",
+            "3, 2 of them running",
+            "held     manager.web: /pool/a",
+        ],
+    );
     let status = node.status();
     assert_eq!((status["state"].as_str(), status["pid"].as_i64()), (Some("running"), Some(pid.into())));
     assert_eq!(status["service"]["domain"], "lab");

@@ -86,7 +86,11 @@ async fn look(node: &Node) -> bool {
     };
     let ours: Vec<(HeldGuest, Arc<GuestConfig>)> = {
         let books = node.books.lock();
-        found.into_iter().filter_map(|held| Some((books.guests.get(&held.id)?.config.clone(), held))).map(|(config, held)| (held, config)).collect()
+        found
+            .into_iter()
+            .filter_map(|held| Some((books.guests.get(&held.id)?.config.clone(), held)))
+            .map(|(config, held)| (held, config))
+            .collect()
     };
     for (held, config) in &ours {
         enter(node, held, config);
