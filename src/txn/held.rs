@@ -1,7 +1,7 @@
 //! Guests that QEMU holds because a disk is full: told, and let go on when there is space again.
 //!
 //! Contract: a held guest counts as running (contract §6.2: the Core knows stopped and running only), and nothing is lost: QEMU tries the write again
-//! when it goes on. While no guest is held nothing is asked. While one is, its file system is looked at every [`PACE`]; one that is held again at
+//! when it goes on. While no guest is held nothing is asked. While one is, its file system is looked at every ten seconds; one that is held again at
 //! once is tried less and less often. Only what QEMU holds because of a full disk is let go on: not a guest that somebody has paused, nor one
 //! whose disk reports an error of its device, which is told only.
 
@@ -86,7 +86,11 @@ async fn look(node: &Node) -> bool {
     };
     let ours: Vec<(HeldGuest, Arc<GuestConfig>)> = {
         let books = node.books.lock();
-        found.into_iter().filter_map(|held| Some((books.guests.get(&held.id)?.config.clone(), held))).map(|(config, held)| (held, config)).collect()
+        found
+            .into_iter()
+            .filter_map(|held| Some((books.guests.get(&held.id)?.config.clone(), held)))
+            .map(|(config, held)| (held, config))
+            .collect()
     };
     for (held, config) in &ours {
         enter(node, held, config);

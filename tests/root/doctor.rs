@@ -1,12 +1,14 @@
 //! `cell doctor` on a real host: ready before the first start, clean beside the service, and drifts made with other tools found and repaired.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use corelet::requests::StopMode;
 use serde_json::Value;
 
 use crate::lab::{Cell, Lab, TestCore};
+use crate::takeover::{fixture, rebuild};
 
 const JOIN: Duration = Duration::from_secs(15);
 const POOL: &str = "/var/lib/libvirt/images/local0";
@@ -118,4 +120,31 @@ fn drifts_made_with_other_tools_are_found_and_repaired_while_guests_run() {
         core.remove(&cell, guest);
     }
     assert_clean(&look(&cell, &[]));
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn the_host_of_a_reference_cell_is_understood_before_and_after_it_is_taken_over() {
+    let lab = Lab::up(1);
+    let host = lab.cell(1);
+    host.run("ip", &["link", "set", "br0", "address", "46:cb:03:aa:47:c4"]);
+    rebuild(&host);
+    let core = TestCore::start(&lab);
+    let cell = Cell::install(host, "nano");
+    let data = cell.host().home().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    for name in ["instance.data", "storage.data", "network.data"] {
+        std::fs::copy(fixture("data").join(name), data.join(name)).unwrap();
+        std::fs::set_permissions(data.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    // Its filters let a guest send as anybody; everything else is as this program would have it.
+    let (status, report) = look(&cell, &[]);
+    assert_eq!((status, codes(&report)), (1, set(&["filters.different"])), "{report:#}");
+    cell.start();
+    core.joined(&cell, JOIN);
+    let (status, report) = look(&cell, &[]);
+    assert_eq!((status, codes(&report)), (1, set(&["filters.different"])), "{report:#}");
+    cell.stop();
+    let (status, report) = look(&cell, &["--repair"]);
+    assert_eq!((status, report["repairs"].as_array().unwrap().len()), (0, 5), "{report:#}");
 }

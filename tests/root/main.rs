@@ -21,6 +21,7 @@ mod cloudinit;
 mod doctor;
 mod domain;
 mod faults;
+mod full_disks;
 mod images;
 mod lab;
 mod lab_itself;

@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn sector_of(listing: &str) -> Vec<u8> {
+pub(crate) fn sector_of(listing: &str) -> Vec<u8> {
     let code = listing.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('|'));
     let bytes = code.flat_map(|(bytes, _)| bytes.split_whitespace()).map(|byte| u8::from_str_radix(byte, 16).unwrap());
     let mut sector: Vec<u8> = bytes.collect();
@@ -120,7 +120,7 @@ fn sector_of(listing: &str) -> Vec<u8> {
 }
 
 /// The last number that the guest had written; all before it are there, none after it.
-fn last_number(content: &[u8]) -> u32 {
+pub(crate) fn last_number(content: &[u8]) -> u32 {
     let number = |slot: usize| u32::from_le_bytes(content[(FIRST + slot) * SECTOR..][..4].try_into().unwrap());
     let last = (0..SLOTS).map(number).max().unwrap();
     assert!(last > SLOTS as u32, "only {last} numbers were written");

@@ -25,7 +25,7 @@ const NAMES: [&str; 5] = ["manager.cloud", "manager.db", "manager.old", "manager
 
 const POOL: &str = "/var/lib/libvirt/images/local0";
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/takeover/reference-1.4.1").join(name)
 }
 
@@ -46,7 +46,7 @@ fn define(host: &Host, command: &str, xml: &str) {
 
 /// The pool with its images, the filters, the domains, as they were; `win` runs. What belongs to the captured machine and not to the reference is this
 /// machine's: kind of virtualization, machine version, CPU, path of QEMU.
-fn rebuild(host: &Host) {
+pub(crate) fn rebuild(host: &Host) {
     std::fs::create_dir_all(host.home()).unwrap();
     define(host, "pool-define", &read("pools/local0.xml"));
     host.virsh(&["pool-build", "local0"]);

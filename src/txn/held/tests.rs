@@ -44,7 +44,10 @@ async fn a_guest_with_a_full_disk_is_told_and_goes_on_when_there_is_space() {
     fill(&rig);
     hold(&mut rig, id).await;
     let lines = rig.node.held.lines();
-    assert!(lines.len() == 1 && lines[0].starts_with("group.guest1: ") && lines[0].contains(DISK) && lines[0].contains("no space"), "{lines:?}");
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("group.guest1: ") && lines[0].contains(DISK) && lines[0].contains("no space"),
+        "{lines:?}"
+    );
     // For the Core it runs, and everything else of it is answered.
     let status = rig.ask(about(MessageId::GET_INSTANCE_STATUS_REQUEST, id)).await;
     assert!(status.success);
