@@ -33,15 +33,15 @@ inside sh -c 'echo "{\"instances\": null, \"max_guest\": $1}" >"$0/data/instance
 service start
 core bench --guests "$GUESTS" --keep --running 0 --duration 1 --idle 30 --cell-pid "$(pid)"
 
-heading "Starts with $GUESTS guests, until the Core has the list"
-core --quiet watch >/dev/null &
+heading "Starts with $GUESTS guests, until the Core has taken the Cell"
+core --quiet watch --for 20 >/dev/null &
 for _ in 1 2 3; do
   service stop >/dev/null
   echo "start   $(took service start)"
 done
 for _ in 1 2 3; do echo "restart $(took service restart)"; done
 memory
-kill %1
+wait
 
 heading "Storm: 5000 requests in a second, 1024 of them to guests that hang"
 stuck=()
@@ -49,9 +49,9 @@ for name in $(virsh list --all --name | head -n "$STUCK"); do
   virsh start "$name" >/dev/null
   stuck+=(--stuck "$name")
 done
-qemus() { inside sh -c 'cat /run/libvirt/qemu/*.pid'; }
+qemus() { inside sh -c 'for file in /run/libvirt/qemu/*.pid; do cat "$file"; echo; done'; }
 inside kill -STOP $(qemus)
 core storm "${stuck[@]}"
 memory
 inside kill -CONT $(qemus)
-core status "$(virsh list --name | head -n 1)"
+core status "$(virsh list --name | head -n 1)" >/dev/null && echo "the guests answer again"

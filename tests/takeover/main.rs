@@ -223,12 +223,15 @@ async fn the_reference_can_start_on_what_is_left_of_nothing() {
     assert!(cell.sim.state().directories["/var/lib/libvirt/images/local0"].is_empty(), "files are left");
 }
 
+/// Changes the files, by name, in what concerns the guest with this id.
+type Spoil = fn(&mut Value, &str);
+
 /// A check that lets everything pass proves nothing.
 #[tokio::test]
 async fn each_demand_of_the_reference_is_checked() {
     let cell = Takeover::begin().await;
     let guest = WEB.to_string();
-    let cases: [(&str, fn(&mut Value, &str)); 16] = [
+    let cases: [(&str, Spoil); 16] = [
         ("has no domain", |files, guest| guest_of(files, guest)["id"] = json!("00000000-0000-4000-8000-000000000000")),
         ("neither template nor auth_user", |files, guest| {
             let guest = guest_of(files, guest).as_object_mut().unwrap();

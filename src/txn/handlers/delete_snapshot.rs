@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::create_snapshot::late;
+use crate::model::Volume;
 use crate::proto::message::Key;
 use crate::txn::node::jobs::Job;
 use crate::txn::volumes::{self, live, steps::Steps, Volumes};
@@ -31,6 +32,10 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     volumes.snapshot(name)?;
     let dependant = dependant(&volumes, name)?;
     if volumes.running && volumes.group.is_beneath(name) {
+        for volume in volumes.group.volumes() {
+            let (base, top) = (volumes.frozen(volumes.snapshot(name)?, volume)?, top_of(&volumes, volume, &dependant)?);
+            volumes.check_alone(&context, volume, base, top).await?;
+        }
         let ended = match &dependant {
             Dependant::Snapshot(heir) => live::delete_older(&context.node, &mut volumes, name, heir).await?,
             Dependant::Current | Dependant::Nothing => live::delete_youngest(&context.node, &volumes, name).await?,
@@ -60,17 +65,21 @@ fn dependant(volumes: &Volumes, name: &str) -> Result<Dependant, Failure> {
     }
 }
 
+/// The image of a volume that is based on the snapshot's.
+fn top_of<'a>(volumes: &'a Volumes, volume: &'a Volume, dependant: &Dependant) -> Result<Option<&'a str>, Failure> {
+    Ok(match dependant {
+        Dependant::Nothing => None,
+        Dependant::Current => Some(volume.file()),
+        Dependant::Snapshot(child) => Some(volumes.frozen(volumes.snapshot(child)?, volume)?),
+    })
+}
+
 async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &Dependant, steps: &mut Steps) -> Result<(), Failure> {
     let snapshot = volumes.snapshot(name)?;
     let mut layers = Vec::new();
     for volume in volumes.group.volumes() {
-        let top = match dependant {
-            Dependant::Nothing => None,
-            Dependant::Current => Some(volume.file()),
-            Dependant::Snapshot(child) => Some(volumes.frozen(volumes.snapshot(child)?, volume)?),
-        };
-        let base = volumes.frozen(snapshot, volume)?;
-        volumes.check_alone(&context.node, volume, base, top).await?;
+        let (base, top) = (volumes.frozen(snapshot, volume)?, top_of(volumes, volume, dependant)?);
+        volumes.check_alone(context, volume, base, top).await?;
         let needed = match top {
             // QEMU may have taken it off already, in a try that broke off.
             Some(top) if live::needs(&context.node, top, base).await? => Some(top),

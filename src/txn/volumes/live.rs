@@ -18,8 +18,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, Instant};
 
-use super::steps::Steps;
-use super::{old_name, Volumes};
+use super::Volumes;
 use crate::host::{Disks, ErrorKind, HostError, LiveMerge};
 use crate::model::{GuestId, PowerState, Volume, VolumeGroup};
 use crate::store::DataFile;
@@ -63,7 +62,6 @@ pub(in crate::txn) async fn delete_youngest(node: &Node, volumes: &Volumes, name
     for volume in volumes.group.volumes() {
         let (disk, base) = (volume.file(), volumes.frozen(snapshot, volume)?);
         bases.push(base);
-        volumes.check_alone(node, volume, base, Some(disk)).await?;
         let (above, below) = (disks.inspect(disk).await?, disks.inspect(base).await?);
         if above.backing == below.backing {
             // An earlier try got so far.
@@ -91,7 +89,6 @@ pub(in crate::txn) async fn delete_older(node: &Node, volumes: &mut Volumes, nam
     let mut first = None;
     for volume in volumes.group.volumes() {
         let (top, base) = (volumes.frozen(above, volume)?, volumes.frozen(snapshot, volume)?);
-        volumes.check_alone(node, volume, base, Some(top)).await?;
         let image = node.host.disks.inspect(top).await?;
         check_based(top, image.backing.as_deref(), base)?;
         check_room(node, volume, image.allocated).await?;
@@ -258,13 +255,19 @@ async fn fold(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<(),
             disks.rebase(other, top).await?;
         }
     }
-    let mut steps = Steps::new(node);
-    let done = async {
-        steps.merge(top, base, top).await?;
-        steps.replace(top, base, &old_name(top), true).await
-    };
-    let done = done.await;
-    steps.end(done).await
+    // Each of these leaves the heir a content that is right, and can be done again. What is aside already is the heir's image by a second name.
+    let aside = format!("{base}.merged");
+    disks.remove(&aside).await?;
+    disks.merge(top, base).await?;
+    if let Err(error) = disks.replace(top, base, &aside).await {
+        disks.put_back(top, Some(base), &aside).await?;
+        return Err(error.into());
+    }
+    if let Err(error) = disks.settle(top).await {
+        tracing::warn!("{top} still holds what it was before a merge: {}", Failure::Host(error));
+    }
+    discard(disks, &aside).await;
+    Ok(())
 }
 
 /// Lets QEMU merge and waits for the end, however long it takes: it is done when `above` is based on `base`. libvirt may have missed that it is,

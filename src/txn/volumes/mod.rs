@@ -133,10 +133,10 @@ impl Volumes {
     }
 
     /// Refuses when an image of the volume that is not `top` is based on `base`, whatever the books say: it would be lost with it.
-    pub(super) async fn check_alone(&self, node: &Node, volume: &Volume, base: &str, top: Option<&str>) -> Result<(), Failure> {
+    pub(super) async fn check_alone(&self, context: &Context, volume: &Volume, base: &str, top: Option<&str>) -> Result<(), Failure> {
         let frozen = self.group.snapshots.values().filter_map(|snapshot| snapshot.files.get(&volume.name)).map(String::as_str);
         let others = std::iter::once(volume.file()).chain(frozen).filter(|image| Some(*image) != top && *image != base);
-        let look = |image| async move { (image, node.host.disks.inspect(image).await) };
+        let look = |image| async move { (image, context.node.host.disks.inspect(image).await) };
         for (image, found) in join_all(others.map(look)).await {
             match found {
                 Ok(found) if found.backing.as_deref() == Some(base) => {
