@@ -11,6 +11,8 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// A new file of mode 0600 with this content, synced; refuses to overwrite.
     fn create(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+    /// Writes at the end of a file that is there, and has it on the disk before it returns where `sync` says so.
+    fn append(&self, path: &Path, content: &[u8], sync: bool) -> io::Result<()>;
     /// A second name for a file.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Replaces `to`.
@@ -35,6 +37,15 @@ impl Disk for RealDisk {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(content)?;
         file.sync_all()
+    }
+
+    fn append(&self, path: &Path, content: &[u8], sync: bool) -> io::Result<()> {
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        file.write_all(content)?;
+        if sync {
+            file.sync_data()?;
+        }
+        Ok(())
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

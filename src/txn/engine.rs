@@ -18,7 +18,7 @@ use crate::proto::message::{Key, Message, MessageId};
 
 use super::handlers::{self, Entry};
 use super::session::{SessionTable, SESSIONS};
-use super::{Context, Failure, Node};
+use super::{recovery, Context, Failure, Node};
 
 /// Runs transactions.
 pub struct Engine {
@@ -153,7 +153,15 @@ async fn transact(entry: Entry, context: Arc<Context>) {
             work.await
         }
     };
-    let outcome = outcome.unwrap_or_else(|panic| Err(Failure::Internal(describe_panic(panic.as_ref()))));
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let failure = Failure::Internal(describe_panic(panic.as_ref()));
+            tracing::error!("{name}: {failure}");
+            recovery::after_panic(&context.node, &context.records()).await;
+            Err(failure)
+        }
+    };
     match outcome {
         Ok(()) if entry.answer.is_none() || context.is_answered() => {
             if entry.changes {
