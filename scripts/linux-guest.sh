@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes the disk of a small Linux guest out of this machine's packages: a kernel with its virtio modules (linux-image-cloud-amd64 where it is
-# installed, else any), busybox-static and tests/assets/linux-guest/init. Nothing is downloaded.
+# installed, else any), busybox-static, QEMU's guest agent, chpasswd with its PAM modules, and tests/assets/linux-guest/init.
 #
-#   linux-guest.sh check        what is missing for it, one line each; exit 1 when there is anything
-#   linux-guest.sh make FILE    the disk as a raw image of 32 MiB
+#   linux-guest.sh check             what is missing for it, one line each; exit 1 when there is anything
+#   linux-guest.sh fetch             takes the kernel and the agent out of their packages, where the machine does not have them; nothing is installed
+#   linux-guest.sh make FILE [MIB]   the disk as a raw image of 32 MiB; a larger one has a file system in what is left
 #
 # And the disk of a whole Debian with cloud-init and the guest agent, for the same kernel. Its packages come from a Debian mirror, once: they are
 # kept in DIRECTORY.
@@ -15,13 +16,35 @@ set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 ROOT=$(dirname "$(dirname "$(readlink -f "$0")")")
 MBR=/usr/lib/syslinux/mbr/mbr.bin
+PACKAGES=/var/lib/cell-lab/packages
 MODULES=(virtio_pci virtio_net virtio_scsi virtio_console sd_mod sr_mod ata_piix ata_generic isofs button evdev)
 
 kernel() { # the newest one that has its modules; one made for virtual machines before others
   local file
-  { ls -1v /boot/vmlinuz-* | grep -v -- '-cloud-'; ls -1v /boot/vmlinuz-*-cloud-*; } 2>/dev/null | while read -r file; do
-    [ ! -d "/lib/modules/${file#/boot/vmlinuz-}" ] || echo "$file"
+  {
+    ls -1v /boot/vmlinuz-* | grep -v -- '-cloud-' || true
+    ls -1v /boot/vmlinuz-*-cloud-* || true
+    ls -1v $PACKAGES/boot/vmlinuz-* || true
+  } 2>/dev/null | while read -r file; do
+    [ ! -d "${file%/boot/*}/lib/modules/${file##*/vmlinuz-}" ] || echo "$file"
   done | tail -n 1
+}
+
+agent() { command -v qemu-ga || PATH=$PACKAGES/usr/sbin command -v qemu-ga; }
+
+fetch() { # what `apt-get download` gives, unpacked into $PACKAGES
+  local name work packages=()
+  if agent >/dev/null && [ -n "$(kernel)" ]; then return; fi
+  [ -n "$(apt-cache madison qemu-guest-agent 2>/dev/null)" ] || apt-get -q update
+  [ -n "$(kernel)" ] || packages+=("$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | tail -n 1)")
+  agent >/dev/null || packages+=(qemu-guest-agent)
+  work=$1
+  (cd "$work" && apt-get -q download "${packages[@]}")
+  mkdir -p $PACKAGES
+  for name in "$work"/*.deb; do dpkg-deb -x "$name" $PACKAGES; done
+  for name in $PACKAGES/lib/modules/*; do
+    [ ! -d "$name" ] || [ -e "$name/modules.dep" ] || depmod -b $PACKAGES "$(basename "$name")"
+  done
 }
 
 plain() { # FILE.ko[.xz|.zst|.gz]: the module itself
@@ -36,23 +59,25 @@ plain() { # FILE.ko[.xz|.zst|.gz]: the module itself
 check() {
   local missing=0 program
   lack() { echo "$1: $2"; missing=1; }
-  for program in busybox cpio gzip kmod sfdisk mformat mcopy syslinux; do
-    command -v $program >/dev/null || lack $program "program not found (packages busybox-static cpio kmod fdisk mtools syslinux syslinux-common)"
+  for program in busybox cpio gzip kmod sfdisk mformat mcopy syslinux mkfs.ext4 chpasswd; do
+    command -v $program >/dev/null || lack $program "program not found (packages busybox-static cpio kmod fdisk mtools syslinux syslinux-common e2fsprogs passwd)"
   done
+  agent >/dev/null || lack qemu-ga "not found (package qemu-guest-agent, or linux-guest.sh fetch)"
   [ -e $MBR ] || lack mbr.bin "not found (package syslinux-common)"
-  [ -n "$(kernel)" ] || lack kernel "no /boot/vmlinuz-* with its /lib/modules (package linux-image-cloud-amd64)"
+  [ -n "$(kernel)" ] || lack kernel "no /boot/vmlinuz-* with its /lib/modules (package linux-image-cloud-amd64, or linux-guest.sh fetch)"
   ! command -v busybox >/dev/null || ! ldd "$(command -v busybox)" >/dev/null 2>&1 || lack busybox "it is not static (package busybox-static)"
   return $missing
 }
 
 # Kernel, modules and first process as the files of a boot partition; a disk image with that partition.
 boot_disk() { # FILE INIT MIB WORK
-  local file=$1 work=$4 release module name start=2048 boot=32
+  local file=$1 work=$4 release module name tree start=2048 boot=32
   release=$(basename "$(kernel)"); release=${release#vmlinuz-}
+  tree=$(kernel); tree=${tree%/boot/*}
   mkdir -p "$work/initrd.d/bin" "$work/initrd.d/modules"
   cp "$(command -v busybox)" "$work/initrd.d/bin/busybox"
   install -m 0755 "$2" "$work/initrd.d/init"
-  modprobe --set-version "$release" --ignore-install --show-depends --all "${MODULES[@]}" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
+  modprobe --dirname "${tree:-/}" --set-version "$release" --ignore-install --show-depends --all "${MODULES[@]}" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
     while read -r module; do
       name=$(basename "${module%.ko*}").ko
       plain "$module" >"$work/initrd.d/modules/$name"
@@ -80,10 +105,28 @@ in_scratch() { # COMMAND…: with a scratch directory as its last argument, whic
   "$@" "$work"
 }
 
-make() { # FILE WORK
+with_libraries() { # ROOT FILE…: programs and modules of this machine, and what they are linked with, under the same names
+  local root=$1 file
+  shift
+  { printf '%s\n' "$@"; ldd "$@" | sed -n 's,^[^/]*\(/.*\) (0x.*,\1,p'; } | sort -u | while read -r file; do
+    [ -e "$root$file" ] || { mkdir -p "$root$(dirname "$file")" && cp -L "$file" "$root$file"; }
+  done
+}
+
+make() { # FILE MIB WORK
+  local file=$1 size=$2 work=$3 pam name
   check >&2
-  boot_disk "$2/disk" "$ROOT/tests/assets/linux-guest/init" 32 "$2"
-  mv "$2/disk" "$1"
+  pam=$(find /usr/lib /lib/ -name pam_unix.so 2>/dev/null | head -n 1)
+  mkdir -p "$work/initrd.d/usr"
+  for name in lib lib64; do # where they are one on this machine, both names are used
+    [ ! -L /$name ] || { mkdir -p "$work/initrd.d/usr/$name"; ln -s usr/$name "$work/initrd.d/$name"; }
+  done
+  with_libraries "$work/initrd.d" "$(command -v chpasswd)" "$pam" "$(dirname "$pam")/pam_permit.so"
+  with_libraries "$work/initrd.d" "$(agent)"
+  [ -e "$work/initrd.d/usr/sbin/qemu-ga" ] || install -D -m 0755 "$(agent)" "$work/initrd.d/usr/sbin/qemu-ga"
+  boot_disk "$work/disk" "$ROOT/tests/assets/linux-guest/init" "$size" "$work"
+  [ "$size" = 32 ] || mkfs.ext4 -q -F -E offset=$((32 << 20)),lazy_itable_init=1,lazy_journal_init=1 "$work/disk" $(((size - 32) << 10))k
+  mv "$work/disk" "$file"
 }
 
 check_debian() {
@@ -132,7 +175,8 @@ make_debian() { # DIRECTORY FILE WORK
 
 case ${1:-} in
   check) check ;;
-  make) in_scratch make "${2:?linux-guest.sh make FILE}" ;;
+  fetch) in_scratch fetch ;;
+  make) in_scratch make "${2:?linux-guest.sh make FILE [MIB]}" "${3:-32}" ;;
   check-debian) check_debian ;;
   fetch-debian) fetch_debian "${2:?linux-guest.sh fetch-debian DIRECTORY}" ;;
   make-debian) in_scratch make_debian "${2:?linux-guest.sh make-debian DIRECTORY FILE}" "${3:?linux-guest.sh make-debian DIRECTORY FILE}" ;;

@@ -13,6 +13,17 @@ missing() { # what isn't there yet, by name
   pkg-config --exists libvirt 2>/dev/null || echo "libvirt's headers"
 }
 
+# What the test guest is made with (scripts/linux-guest.sh). Its packages are Debian's; elsewhere the tests that need it are skipped by name.
+GUEST_PROGRAMS=(busybox cpio kmod sfdisk mformat syslinux mkfs.ext4 chpasswd)
+
+missing_for_guests() {
+  local program
+  command -v apt-get >/dev/null || return 0
+  for program in "${GUEST_PROGRAMS[@]}"; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || echo "$program"
+  done
+}
+
 # --- Debian, Ubuntu ---
 
 known() { # those of the packages that this release has
@@ -25,6 +36,7 @@ known() { # those of the packages that this release has
 apt_packages() {
   echo build-essential pkg-config ca-certificates libvirt-dev libvirt-daemon-system libvirt-clients libvirt-daemon-driver-qemu \
     qemu-system-x86 qemu-utils iproute2 iptables ebtables util-linux procps
+  known busybox-static cpio kmod fdisk mtools syslinux syslinux-common e2fsprogs passwd
   # newer releases hold these apart
   known libvirt-daemon libvirt-daemon-log libvirt-daemon-driver-{network,nwfilter,storage,secret,interface,nodedev} libvirt-daemon-config-nwfilter
 }
@@ -78,13 +90,16 @@ dnf_rust() {
 # --- both ---
 
 lacking=$(missing | paste -sd, | sed 's/,/, /g')
+wished=$(missing_for_guests | paste -sd, | sed 's/,/, /g')
 rust=yes
 find_rust || rust=no
-if [ -z "$lacking" ] && [ $rust = yes ]; then
+if [ -z "$lacking$wished" ] && [ $rust = yes ]; then
   echo "setup: everything is there already (Rust $(as_caller rustc --version | cut -d' ' -f2), $(PATH=$PATH:/usr/sbin libvirtd --version | tail -1))"
   exit 0
 fi
-echo "setup: missing: ${lacking:-}${lacking:+$([ $rust = yes ] || echo ', ')}$([ $rust = yes ] || echo "Rust $(rust_wanted) or newer")"
+absent=("$lacking" "$wished")
+[ $rust = yes ] || absent+=("Rust $(rust_wanted) or newer")
+echo "setup: missing: $(printf '%s\n' "${absent[@]}" | sed '/^$/d' | paste -sd, | sed 's/,\([^ ]\)/, \1/g')"
 can_be_root || die "installing packages needs root: run this as root, or with sudo installed"
 
 if command -v apt-get >/dev/null; then
@@ -95,7 +110,7 @@ elif command -v dnf >/dev/null; then
 else
   die "neither apt-get nor dnf here; install by hand: ${lacking:-Rust}"
 fi
-[ -z "$lacking" ] || ${manager}_install || die "the packages could not be installed (see above)"
+[ -z "$lacking$wished" ] || ${manager}_install || [ -z "$lacking" ] || die "the packages could not be installed (see above)"
 [ $rust = yes ] || { ${manager}_rust && find_rust; } ||
   die "this system's own Rust is too old; get Rust $(rust_wanted) or newer with:  curl -sSf https://sh.rustup.rs | sh -s -- -y"
 lacking=$(missing | paste -sd, | sed 's/,/, /g')

@@ -73,6 +73,8 @@ else
       skip "root test $name" "$lacks"
     done
   fi
+  # Its kernel and its agent are unpacked from their packages where this machine does not have them.
+  scripts/linux-guest.sh check >/dev/null || as_root env "PATH=$PATH:/usr/sbin:/sbin" scripts/linux-guest.sh fetch || true
   lacks=$(scripts/linux-guest.sh check) || for name in $(names "$WHOLE" | grep linux_guest); do
     without+=(--skip "$name")
     skip "root test $name" "$(paste -sd';' <<<"$lacks")"

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ("service::a_recycled_pid_is_left_alone", a_recycled_pid_is_left_alone),
         ("service::restart_makes_a_new_process", restart_makes_a_new_process),
         ("service::it_is_detached", it_is_detached),
+        ("service::it_leaves_no_core_dump", it_leaves_no_core_dump),
         ("service::run_stays_in_front_and_notifies", run_stays_in_front_and_notifies),
         ("service::a_second_signal_is_quick", a_second_signal_is_quick),
         ("service::hangup_reopens_the_log", hangup_reopens_the_log),
@@ -55,6 +56,8 @@ fn main() -> ExitCode {
         ("program::warnings_do_not_stop_a_start", warnings_do_not_stop_a_start),
         ("program::a_home_that_is_not_there", a_home_that_is_not_there),
         ("program::a_closed_pipe_is_no_panic", a_closed_pipe_is_no_panic),
+        ("program::doctor_looks_at_a_bare_host_and_changes_nothing", doctor_looks_at_a_bare_host_and_changes_nothing),
+        ("service::doctor_looks_beside_a_service_and_repairs_nothing_there", doctor_looks_beside_a_service_and_repairs_nothing_there),
     ];
     let trials = tests.iter().map(|(name, test)| {
         let test = *test;
@@ -90,12 +93,14 @@ fn small_service(settings: Settings, on_ready: OnReady) -> Result<(), Box<dyn Er
             group,
             local_address: None,
             core: Some("Core_test".into()),
+            core_address: "10.0.0.1:5600".parse().ok(),
             guests: 3,
             running_guests: 2,
             lost_guests: 0,
             requests: 40,
             failed_requests: 1,
             late_requests: 0,
+            held_guests: vec!["manager.web: /pool/a can't be written, there is no space left for it".into()],
         }));
         on_ready(&Started {
             name: "Cell_test".into(),
@@ -285,8 +290,17 @@ fn starts_tells_and_stops() {
         let now = node.path(dir).metadata().unwrap().permissions().mode() & 0o777;
         assert!(dir == "config" || now == mode, "{dir} {now:o}");
     }
-    node.do_small(&["status"])
-        .expect(0, &[&format!("running, pid {pid}"), "Cell_test", "joined Core_test", "1 min 1 s", "3, 2 of them running"]);
+    node.do_small(&["status"]).expect(
+        0,
+        &[
+            &format!("running, pid {pid}"),
+            "Cell_test",
+            "joined Core_test",
+            "1 min 1 s",
+            "3, 2 of them running",
+            "held     manager.web: /pool/a",
+        ],
+    );
     let status = node.status();
     assert_eq!((status["state"].as_str(), status["pid"].as_i64()), (Some("running"), Some(pid.into())));
     assert_eq!(status["service"]["domain"], "lab");
@@ -425,6 +439,28 @@ fn it_is_detached() {
     node.do_small(&["stop"]).expect(0, &[]);
 }
 
+/// A dump would hold the passwords of guests.
+fn it_leaves_no_core_dump() {
+    let node = Node::new("joins");
+    node.do_small(&["start"]).expect(0, &[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // Where the service runs as root, another process of root without special rights can't look into it.
+    if nix::unistd::geteuid().is_root() {
+        let look = |pid: &str| {
+            Command::new("setpriv")
+                .args(["--inh-caps", "-all", "--bounding-set", "-all", "cat"])
+                .arg(format!("/proc/{pid}/environ"))
+                .output()
+        };
+        if look("self").is_ok_and(|own| own.status.success()) {
+            assert!(!look(&node.pid().to_string()).unwrap().status.success());
+        }
+    }
+    node.do_small(&["stop"]).expect(0, &[]);
+}
+
 fn run_stays_in_front_and_notifies() {
     let node = Node::new("joins");
     let socket_path = node.path("notify");
@@ -511,6 +547,41 @@ fn nothing_running() {
     node.do_real(&["stop"]).expect(0, &["cell is not running"]);
     node.do_real(&["halt"]).expect(0, &["cell is not running"]);
     assert!(tree(node.dir.path()).is_empty(), "asking leaves no trace");
+}
+
+/// A libvirt and a bridge that no machine has.
+const NOWHERE: &str = r#"{"bridge": "joins", "libvirt_uri": "qemu+unix:///system?socket=/nonexistent/libvirt-sock"}"#;
+
+fn doctor_looks_at_a_bare_host_and_changes_nothing() {
+    let node = Node::empty();
+    fs::create_dir(node.path("config")).unwrap();
+    node.write("config/cell.cfg", NOWHERE);
+    let before = tree(node.dir.path());
+    let said = node.do_real(&["doctor"]).expect(2, &["the service is stopped", "host.libvirt", "host.bridge", "not looked at", "by hand"]);
+    assert!(!said.out.contains('\u{1b}'), "no colours without a terminal");
+    let report: Value = serde_json::from_str(&node.do_real(&["doctor", "--json"]).expect(2, &[]).out).unwrap();
+    assert_eq!((report["format"].as_u64(), report["result"].as_str()), (Some(1), Some("blind")));
+    assert_eq!(report["service"], serde_json::json!({"running": false, "pid": null}));
+    let found = report["findings"].as_array().unwrap().iter().find(|finding| finding["code"] == "host.libvirt").unwrap();
+    assert_eq!((found["weight"].as_str(), found["remedy"]["kind"].as_str()), (Some("drift"), Some("manual")));
+    assert_eq!(tree(node.dir.path()), before);
+    let said = node.do_real(&["doctor", "--repair"]).expect(2, &["host.libvirt"]);
+    assert!(!said.out.contains("repaired"), "{said:?}");
+    assert_eq!(tree(node.dir.path()), before, "there was nothing to repair");
+    node.write("config/cell.cfg", "{");
+    node.do_real(&["doctor"]).expect(2, &["host.settings"]);
+}
+
+fn doctor_looks_beside_a_service_and_repairs_nothing_there() {
+    let node = Node::new("joins");
+    node.write("config/cell.cfg", NOWHERE);
+    node.do_small(&["start"]).expect(0, &[]);
+    let pid = node.pid();
+    node.do_real(&["doctor"]).expect(2, &[&format!("the service runs, pid {pid}"), "host.libvirt"]);
+    let said = node.do_real(&["doctor", "--repair"]).expect(2, &[&format!("with pid {pid}"), "cell stop"]);
+    assert_eq!(said.out, "", "nothing was looked at");
+    assert_eq!(node.pid(), pid);
+    node.do_small(&["stop"]).expect(0, &[]);
 }
 
 fn a_bad_configuration_is_one_clear_line() {

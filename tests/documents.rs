@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -119,6 +120,70 @@ fn settings_in_the_readme_are_those_of_the_examples() {
             let value = example.get(&key).unwrap_or_else(|| panic!("config/{name}.example has no {key}"));
             let text = if value.is_null() { "none".to_owned() } else { value.to_string() };
             assert_eq!(text, default, "{name}: {key}");
+        }
+    }
+}
+
+/// The lines of the contract's list of defects (§14): letter and how many there are.
+const DEFECTS: [(char, usize); 6] = [('A', 10), ('B', 22), ('C', 21), ('D', 27), ('E', 12), ('F', 5)];
+
+/// Every test of the tree, as `cargo test` names it; those in `tests/` with their suite in front.
+fn tests_of_the_tree() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                names.extend(tests_of(&path));
+            }
+        }
+    }
+    names
+}
+
+fn tests_of(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let place = path.strip_prefix(root()).unwrap().with_extension("");
+    let parts = place.iter().skip(1).map(|part| part.to_str().unwrap());
+    let mut module: Vec<&str> = parts.filter(|part| !matches!(*part, "mod" | "main")).collect();
+    if text.contains("\nmod tests {") {
+        module.push("tests");
+    }
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test && !line.starts_with('/')) {
+            let name = rest.split(['(', '<']).next().unwrap();
+            names.push([module.as_slice(), &[name]].concat().join("::"));
+            is_test = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn every_defect_of_the_reference_has_a_test_or_a_reason() {
+    let text = read("docs/reference-defects.md");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| line "))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let listed: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    let expected: Vec<String> = DEFECTS.iter().flat_map(|(letter, count)| (1..=*count).map(move |n| format!("{letter}{n}"))).collect();
+    assert_eq!(listed, expected);
+    let tests = tests_of_the_tree();
+    assert!(tests.contains("documents::every_defect_of_the_reference_has_a_test_or_a_reason"), "the tests were not found");
+    for row in rows {
+        let [line, defect, answer] = row[..] else { panic!("{row:?}") };
+        assert!(!defect.is_empty() && answer.len() > 20, "{line} has neither a test nor a reason");
+        for name in code(answer).iter().filter(|name| name.contains("::")) {
+            assert!(tests.contains(name), "{line}: there is no test {name}");
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use cell::proto::peer::Timing;
 use cell::proto::transport::TransportConfig;
 
+use crate::sessions::MAX_SESSION;
+
 /// Settings of a [`Core`](crate::Core).
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
@@ -32,6 +34,8 @@ pub struct CoreConfig {
     pub swallow_same_name: bool,
     /// How long a request may wait for its answer, the pool announcement included.
     pub timeout: Duration,
+    /// Requests that may be under way at a time, 1024 in the real Core: its session numbers go up to this.
+    pub sessions: u32,
     /// Intervals of the connections.
     pub timing: Timing,
     /// Windows and intervals below the connections.
@@ -53,6 +57,7 @@ impl CoreConfig {
             announce_pool: true,
             swallow_same_name: true,
             timeout: Duration::from_secs(10),
+            sessions: MAX_SESSION,
             timing: Timing::CORE,
             transport: TransportConfig::default(),
         }

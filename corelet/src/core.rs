@@ -57,7 +57,7 @@ impl Core {
         let listening = ListenerConfig { address: config.listen, ports: config.ports.clone(), discovery, hub };
         let (listener, handle, hub_events) = Listener::bind(listening)?;
         let log = EventLog::new();
-        let domain = Domain::new(config.pool.clone(), config.announce_pool, config.timeout, log.clone());
+        let domain = Domain::new(config.pool.clone(), config.announce_pool, config.timeout, config.sessions, log.clone());
         let domain = Arc::new(Mutex::new(domain));
         Ok(Self {
             address: listener.address(),

@@ -90,8 +90,16 @@ pub(crate) struct Domain {
 }
 
 impl Domain {
-    pub(crate) fn new(pool: PoolConfig, announce_pool: bool, timeout: Duration, log: EventLog) -> Self {
-        Self { pool, announce_pool, timeout, cells: BTreeMap::new(), sessions: Sessions::new(), announcements: VecDeque::new(), log }
+    pub(crate) fn new(pool: PoolConfig, announce_pool: bool, timeout: Duration, sessions: u32, log: EventLog) -> Self {
+        Self {
+            pool,
+            announce_pool,
+            timeout,
+            cells: BTreeMap::new(),
+            sessions: Sessions::new(sessions),
+            announcements: VecDeque::new(),
+            log,
+        }
     }
 
     /// Opens a session for a caller; the message gets its number.

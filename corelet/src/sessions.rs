@@ -6,7 +6,7 @@ use std::time::Duration;
 use cell::proto::message::Message;
 use tokio::sync::{mpsc, oneshot};
 
-/// Greatest session number.
+/// Greatest session number of a real Core.
 pub(crate) const MAX_SESSION: u32 = 1024;
 
 /// Why no answer will come.
@@ -35,21 +35,22 @@ pub(crate) struct Session {
 }
 
 /// The sessions under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
+    greatest: u32,
     last: u32,
     open: BTreeMap<u32, Session>,
 }
 
 impl Sessions {
-    /// As the real Core: the first number given out is 2.
-    pub(crate) fn new() -> Self {
-        Self { last: 1, open: BTreeMap::new() }
+    /// Numbers up to `greatest`; as the real Core's, the first given out is 2.
+    pub(crate) fn new(greatest: u32) -> Self {
+        Self { greatest, last: 1, open: BTreeMap::new() }
     }
 
     /// The next free number; `None` when all are taken.
     pub(crate) fn open(&mut self, cell: &str, waiting: Waiting) -> Option<u32> {
-        let free = (self.last + 1..=MAX_SESSION).chain(1..=self.last).find(|number| !self.open.contains_key(number))?;
+        let free = (self.last + 1..=self.greatest).chain(1..=self.last).find(|number| !self.open.contains_key(number))?;
         self.last = free;
         self.open.insert(free, Session { cell: cell.into(), waiting });
         Some(free)

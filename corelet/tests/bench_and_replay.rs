@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use cell::proto::message::{Message, MessageId};
 use common::{core_with, guest_of, joining, obedient, FakeCell, PATIENCE};
-use corelet::bench::{self, BenchError, Plan, Process};
-use corelet::replay::{self, Outcome};
+use corelet::bench::{self, BenchError, Plan, Process, Storm};
+use corelet::replay::{self, Options, Outcome};
 use tokio_util::sync::CancellationToken;
 
 const ADDRESSES: &str = include_str!("../../tests/vectors/addresses-messages.jsonl");
@@ -25,6 +25,7 @@ const ADDRESSES: &str = include_str!("../../tests/vectors/addresses-messages.jso
 fn small_plan() -> Plan {
     Plan {
         guests: 3,
+        keep: false,
         running: 1,
         parallel: 4,
         change_parallel: 2,
@@ -133,7 +134,7 @@ async fn a_replay_finds_what_differs_and_leaves_nothing_behind() {
     core.wait_cell(None, PATIENCE).await.unwrap();
     let steps = replay::parse(ADDRESSES).unwrap();
     let mut told = 0;
-    let results = replay::run(&core, "Cell_a", &steps, &[], &CancellationToken::new(), &mut |_| told += 1).await;
+    let results = replay::run(&core, "Cell_a", &steps, Options::default(), &CancellationToken::new(), &mut |_| told += 1).await;
     let outcomes: Vec<(&str, &Outcome)> = results.iter().map(|result| (result.request.as_str(), &result.outcome)).collect();
     assert_eq!(
         outcomes,
@@ -149,7 +150,8 @@ async fn a_replay_finds_what_differs_and_leaves_nothing_behind() {
     assert_eq!(last_pool.string_params[&cell::proto::message::Key::Network], "", "our own pool again");
 
     let skip = [MessageId::CREATE_GUEST_REQUEST];
-    let results = replay::run(&core, "Cell_a", &steps, &skip, &CancellationToken::new(), &mut |_| {}).await;
+    let results =
+        replay::run(&core, "Cell_a", &steps, Options { skip: &skip, ..Options::default() }, &CancellationToken::new(), &mut |_| {}).await;
     assert!(results[1..].iter().all(|result| matches!(result.outcome, Outcome::Skipped { .. })), "{results:?}");
     core.close().await;
 }
@@ -164,7 +166,48 @@ async fn a_replay_names_what_the_cell_does_not_support() {
     let _cell = FakeCell::connect(core.address(), "Cell_a", joining(refuse)).await;
     core.wait_cell(None, PATIENCE).await.unwrap();
     let steps = replay::parse(ADDRESSES).unwrap();
-    let results = replay::run(&core, "Cell_a", &steps, &[], &CancellationToken::new(), &mut |_| {}).await;
+    let results = replay::run(&core, "Cell_a", &steps, Options::default(), &CancellationToken::new(), &mut |_| {}).await;
     assert!(matches!(results[1].outcome, Outcome::Unsupported { .. }), "{results:?}");
     core.close().await;
+}
+
+#[tokio::test]
+async fn a_bench_leaves_its_guests_when_told_to() {
+    let core = core_with(|_| {}).await;
+    let cell = FakeCell::connect(core.address(), "Cell_a", joining(obedient)).await;
+    core.wait_cell(None, PATIENCE).await.unwrap();
+    let plan = Plan { keep: true, ..small_plan() };
+    bench::run(&core, "Cell_a", &plan, &CancellationToken::new(), &mut |_| {}).await.unwrap();
+    assert!(guests_in(&cell.received(), MessageId::DELETE_GUEST_REQUEST).is_empty());
+    core.close().await;
+}
+
+/// More requests at once than a real Core has sessions; what is not answered is counted.
+#[tokio::test]
+async fn a_storm_counts_answers_by_kind_and_those_that_did_not_come() {
+    let stuck = [1, 2].map(|number| cell::model::GuestId::from_bytes([number; 16]));
+    let others = vec![cell::model::GuestId::from_bytes([9; 16])];
+    let plan = Storm { requests: 1500, within: Duration::from_millis(100), slow: 300, stuck: stuck.to_vec(), others };
+    for silent in [false, true] {
+        let core = core_with(|config| (config.sessions, config.timeout) = (2000, Duration::from_secs(3))).await;
+        let answer = move |message: &Message| match message.id {
+            MessageId::STOP_INSTANCE_REQUEST if silent => Vec::new(),
+            MessageId::STOP_INSTANCE_REQUEST => vec![Message::new(message.id.response()).to_session(message.from).failed("it hangs")],
+            _ => obedient(message),
+        };
+        let cell = FakeCell::connect(core.address(), "Cell_a", joining(answer)).await;
+        core.wait_cell(None, PATIENCE).await.unwrap();
+        let report = bench::storm(&core, "Cell_a", &plan).await;
+        assert_eq!((report.requests, report.successes, report.disconnects), (1500, 1200, 0), "{report:?}");
+        assert_eq!(report.quick.map(|quick| quick.count), Some(1200));
+        if silent {
+            assert_eq!((report.unanswered, report.failures), (300, 0), "{report:?}");
+            assert!(report.slow.is_none() && report.last_reason.is_some());
+        } else {
+            assert_eq!((report.unanswered, report.failures), (0, 300), "{report:?}");
+            assert_eq!(report.slow.map(|slow| slow.count), Some(300));
+        }
+        assert_eq!(guests_in(&cell.received(), MessageId::STOP_INSTANCE_REQUEST).len(), 300);
+        core.close().await;
+    }
 }

@@ -45,6 +45,8 @@ struct Case {
     seed: u64,
     is_unclean: bool,
     is_fixed: bool,
+    /// The Core's name is pinned, rightly or wrongly.
+    pin: Option<bool>,
     operations: Vec<Operation>,
 }
 
@@ -59,6 +61,7 @@ struct World {
     last_ping: Vec<u8>,
     recorded: Vec<Vec<u8>>,
     is_joined: bool,
+    may_join: bool,
     fails_to_open: bool,
 }
 
@@ -116,6 +119,7 @@ impl World {
             }
             Action::CloseSocket => self.socket = None,
             Action::Event(MemberEvent::Joined { .. }) => {
+                assert!(self.may_join, "joined a Core that is not the pinned one");
                 assert!(!std::mem::replace(&mut self.is_joined, true), "joined while joined");
             }
             Action::Event(MemberEvent::Left { .. }) => {
@@ -150,6 +154,7 @@ fuzz_target!(|case: Case| {
     let config = MembershipConfig {
         unclean: case.is_unclean,
         core_address: case.is_fixed.then_some(CORE),
+        core_name: case.pin.map(|is_right| if is_right { "Core_1" } else { "Core_2" }.into()),
         ..MembershipConfig::new("Cell_1", "nano", case.seed)
     };
     let mut world = World {
@@ -162,6 +167,7 @@ fuzz_target!(|case: Case| {
         last_ping: Vec::new(),
         recorded: Vec::new(),
         is_joined: false,
+        may_join: case.pin != Some(false),
         fails_to_open: false,
     };
     for operation in case.operations.into_iter().take(200) {

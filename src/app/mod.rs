@@ -4,19 +4,24 @@
 //! its reason. Every task is owned and named; one that ends by itself begins an orderly end. The orderly end: no new requests are begun,
 //! those under way get their time, stragglers are named, the Core is told, the books are written, the run mark goes. Guests run on.
 
+pub mod doctor;
 mod guests_net;
+mod health;
 mod prepare;
 mod report;
 mod service;
 mod supervisor;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CellSettings, DomainSettings};
 use crate::host::HostError;
+use crate::net::NetError;
 use crate::process::Home;
 use crate::store::StoreError;
 
@@ -64,6 +69,9 @@ pub enum AppError {
         #[source]
         source: HostError,
     },
+    /// The domain can't be reached.
+    #[error("the domain can't be asked")]
+    Network(#[source] NetError),
     /// A part of the service ended by itself.
     #[error("{task} ended unexpectedly ({reason}); the service ends, guests run on")]
     Task {
@@ -76,6 +84,7 @@ pub enum AppError {
 
 /// Runs the service until it is told to end. `on_ready` is called once, when it is up: a Core has taken it, or none answered so far.
 pub fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
+    crate::faults::set_up();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -86,6 +95,13 @@ pub fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), Ap
     // A call into libvirt that hangs must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Asks which Cores the domain has, for as long as `patience`; joins none.
+pub fn discover(domain: &DomainSettings, cell: &CellSettings, patience: Duration) -> Result<BTreeSet<SocketAddrV4>, AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::System)?;
+    let asked = crate::net::discover(*domain.group.ip(), domain.group.port(), &domain.domain, &cell.bridge, patience);
+    runtime.block_on(asked).map_err(AppError::Network)
 }
 
 /// Threads for file and libvirt work; more would only queue up inside libvirtd.

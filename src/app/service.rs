@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::guests_net;
+use super::health::{self, Questions};
 use super::prepare::prepare_pools;
 use super::report::send_reports;
 use super::supervisor::Supervisor;
@@ -19,24 +20,31 @@ use crate::model::ServiceStatus;
 use crate::net::{self, DomainConfig, DomainEvent, DomainHandle, Outbound};
 use crate::observe::StatusSocket;
 use crate::process::signals::{Shutdown, Signals};
+use crate::process::trail::Trail;
 use crate::process::{notify, Home};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
 use crate::store::{DataFile, Identity, RunMarker, Store};
-use crate::txn::node::{Books, NodeSettings};
-use crate::txn::{guard, monitor, recovery, Engine, Node, Outbox};
+use crate::txn::audit::{Asker, AuditLog, Record};
+use crate::txn::node::{Books, Load, NodeSettings};
+use crate::txn::{guard, held, monitor, recovery, Engine, Node, Outbox};
 use crate::{config, host};
 
 /// How long a start waits for a Core before it says that none has answered yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// What transactions that are under way get at the end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// What libvirt gets to take notice of the newest volumes.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
 /// What the tasks get to end by themselves.
 const TASK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The tasks that end by themselves.
-const DRIVER: &str = "the domain's driver";
-const WRITER: &str = "the writer of the data files";
+pub(super) const DRIVER: &str = "the domain's driver";
+pub(super) const WRITER: &str = "the writer of the data files";
+
+/// The main loop, which hands every request to the engine.
+const ENGINE: &str = "the engine of transactions";
 
 /// Builds the service, runs it, ends it.
 pub(super) async fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
@@ -64,6 +72,18 @@ impl Outbox for DomainOutbox {
     }
 }
 
+/// Records of the audit trail become lines of `log/audit.log`.
+struct AuditTrail(Trail);
+
+impl AuditLog for AuditTrail {
+    fn note(&self, record: &Record) {
+        match serde_json::to_string(record) {
+            Ok(line) => self.0.write(line),
+            Err(error) => tracing::error!("a record of the audit trail can't be written: {error}"),
+        }
+    }
+}
+
 struct Service {
     engine: Engine,
     domain: DomainHandle,
@@ -72,10 +92,14 @@ struct Service {
     started: Started,
     marker: RunMarker,
     stop_writing: CancellationToken,
+    node: Arc<Node>,
+    /// Asked by the watch over the service's health.
+    questions: Questions,
 }
 
 impl Service {
     async fn build(settings: &Settings) -> Result<Self, AppError> {
+        let trail = Trail::open(&settings.home.audit_file()).map_err(AppError::System)?;
         let network = HostNetwork::new(&settings.cell.bridge);
         let bridge = host::Network::bridge(&network).map_err(|source| AppError::Host { what: "the bridge is not ready", source })?;
         let mut opened = Store::open(&settings.home.data_dir(), &settings.cell.bridge).map_err(AppError::Store)?;
@@ -111,6 +135,7 @@ impl Service {
             interface: settings.cell.bridge.clone(),
             name: name.clone(),
             core_address: settings.cell.core_address,
+            core_name: settings.cell.core_name.clone(),
             unclean: marker.unclean(),
         });
         let books = Arc::new(Books::new(opened.loaded));
@@ -139,11 +164,23 @@ impl Service {
             usage.keep_fresh().await;
             Ok::<(), String>(())
         });
+        tasks.spawn("the watch over full disks", held::keep(node.clone()));
         tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
+        let beneath = node.clone();
+        tasks.spawn("the completion of merges", async move {
+            recovery::complete_merges(&beneath).await;
+            std::future::pending::<Result<(), String>>().await
+        });
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
-        let engine = Engine::new(node.clone(), settings.domain.timeout);
-        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing })
+        let engine = Engine::new(node.clone(), settings.domain.timeout).audited(Arc::new(AuditTrail(trail)));
+        let (engine_probe, questions) = Questions::new(ENGINE);
+        let probes = vec![engine_probe, health::driver(&domain), health::writer(&node.store)];
+        tasks.spawn("the watch over the service's health", async move {
+            health::watch(probes, notify::watchdog_interval(), notify::alive).await;
+            Ok::<(), String>(())
+        });
+        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing, node, questions })
     }
 
     /// The main loop, until a signal or the end of a task.
@@ -151,7 +188,6 @@ impl Service {
         let mut on_ready = Some(on_ready);
         let patience = tokio::time::sleep(JOIN_PATIENCE);
         tokio::pin!(patience);
-        let mut watchdog = tokio::time::interval(notify::watchdog_interval().unwrap_or(Duration::from_secs(3600)));
         loop {
             let announce = tokio::select! {
                 event = self.inbound.recv() => match event {
@@ -161,10 +197,7 @@ impl Service {
                 },
                 () = self.engine.reap() => false,
                 () = &mut patience, if on_ready.is_some() => true,
-                _ = watchdog.tick() => {
-                    notify::alive();
-                    false
-                }
+                () = self.questions.answer() => false,
                 _ = signals.shutdown() => return Ok(()),
                 error = self.tasks.failure() => return Err(error),
             };
@@ -189,6 +222,7 @@ impl Service {
                 tracing::info!("joined {core_name} at {core_address} from {local_address}");
                 notify::status(&format!("joined {core_name}"));
                 self.started.local_address = Some(*local_address.ip());
+                self.engine.joined(Asker { name: core_name.clone(), address: core_address });
                 self.started.core = Some(core_name);
                 return true;
             }
@@ -200,10 +234,18 @@ impl Service {
     async fn end(mut self, signals: &mut Signals) {
         let drained = self.drain(signals).await;
         if drained > 0 {
-            tracing::warn!("{drained} transactions had not ended and are left behind");
+            let Load { jobs, waiting, transfers, .. } = self.node.load();
+            tracing::warn!(
+                "{drained} transactions had not ended and are left behind: {jobs} guests in work, {transfers} transfers, {waiting} waiting for the Core"
+            );
         }
-        if !self.domain.leave().await {
+        let settled = tokio::time::timeout(SETTLE_PATIENCE, self.node.host.storage.settle());
+        let (left, settled) = tokio::join!(self.domain.leave(), settled);
+        if !left {
             tracing::warn!("the Core did not confirm our leaving in time");
+        }
+        if settled.is_err() {
+            tracing::warn!("libvirt has not read its storage pools again in time; it may not know the newest volumes yet");
         }
         self.stop_writing.cancel();
         for straggler in self.tasks.finish(&[DRIVER, WRITER], TASK_PATIENCE).await {
@@ -214,19 +256,21 @@ impl Service {
         }
     }
 
-    /// Lets transactions end while new requests are refused; gives the number of those left.
+    /// Lets transactions end while new requests are refused, those that wait in line too; gives the number of transactions left.
     async fn drain(&mut self, signals: &mut Signals) -> usize {
         let Self { engine, inbound, .. } = self;
         engine.close();
         let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
-        while engine.active() > 0 {
+        loop {
+            while let Ok(event) = inbound.try_recv() {
+                refuse(engine, event);
+            }
+            if engine.active() == 0 {
+                break;
+            }
             tokio::select! {
                 () = engine.reap() => {}
-                Some(event) = inbound.recv() => {
-                    if let DomainEvent::Request { link, message } = event {
-                        engine.request(link, message);
-                    }
-                }
+                Some(event) = inbound.recv() => refuse(engine, event),
                 shutdown = signals.shutdown() => {
                     if shutdown == Shutdown::Quick {
                         break;
@@ -236,6 +280,13 @@ impl Service {
             }
         }
         engine.active()
+    }
+}
+
+/// Has a closed engine answer what the Core still sends.
+fn refuse(engine: &mut Engine, event: DomainEvent) {
+    if let DomainEvent::Request { link, message } = event {
+        engine.request(link, message);
     }
 }
 
@@ -253,7 +304,7 @@ fn identity(home: &Home, store: &Store, bridge: &Bridge) -> Result<String, AppEr
     Ok(identity.name)
 }
 
-fn libvirt_config(settings: &Settings) -> LibvirtConfig {
+pub(super) fn libvirt_config(settings: &Settings) -> LibvirtConfig {
     LibvirtConfig {
         uri: settings.cell.libvirt_uri.clone(),
         virtualization: settings.cell.virtualization,
@@ -262,7 +313,7 @@ fn libvirt_config(settings: &Settings) -> LibvirtConfig {
     }
 }
 
-fn image_settings(settings: &Settings) -> ImageSettings {
+pub(super) fn image_settings(settings: &Settings) -> ImageSettings {
     let images = &settings.cell.images;
     let tls = match images.tls {
         config::ImageTls::Insecure => ImageTls::Insecure,
@@ -303,6 +354,10 @@ fn serve_status(settings: &Settings, node: &Arc<Node>, domain: &DomainHandle, st
 fn status(node: &Node, link: &LinkStatus, started: &Started, since: Instant) -> ServiceStatus {
     let (guests, running, lost) = node.guest_counts();
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let (core, core_address) = match link {
+        LinkStatus::Joined { core_name, core_address, .. } => (Some(core_name.clone()), Some(*core_address)),
+        _ => (None, None),
+    };
     ServiceStatus {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -311,15 +366,14 @@ fn status(node: &Node, link: &LinkStatus, started: &Started, since: Instant) -> 
         domain: started.domain.clone(),
         group: started.group,
         local_address: node.bridge_address(),
-        core: match link {
-            LinkStatus::Joined { core_name, .. } => Some(core_name.clone()),
-            _ => None,
-        },
+        core,
+        core_address,
         guests: count(guests),
         running_guests: count(running),
         lost_guests: count(lost),
         requests: node.count(&node.counters.received),
         failed_requests: node.count(&node.counters.failed),
         late_requests: node.count(&node.counters.expired),
+        held_guests: node.held.lines(),
     }
 }

@@ -8,13 +8,14 @@ use clap::{Args as Options, Parser, Subcommand};
 const FILES: &str = "\
 Files in the home directory, which is the one that holds this program unless --home or CELL_HOME names another:
   config/domain.cfg  domain, group_address, group_port, timeout: which Core to join; made at the first start
-  config/cell.cfg    optional: bridge, libvirt_uri, virtualization, core_address, log_level and more
+  config/cell.cfg    optional: bridge, libvirt_uri, virtualization, core_address, core_name, log_level and more
   data/              guests, storage and network of this node; do not edit while the service runs
   log/cell.log       what happens; older days lie beside it
   cell.pid           the running service's process id
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 6 the home or its configuration cannot be used;
-status: 0 running, 3 stopped, 4 cannot be told.
+status: 0 running, 3 stopped, 4 cannot be told;
+doctor: 0 nothing found, 1 something is left, 2 not everything could be looked at.
 
 Stopping, restarting or killing the service never touches a running guest.";
 
@@ -40,8 +41,12 @@ pub(super) enum Command {
     Restart(StopOptions),
     /// Tell whether the service runs, and how it is
     Status(StatusOptions),
+    /// Pin the Core in config/cell.cfg: the service talks to no other from its next start on
+    Trust(TrustOptions),
     /// Kill a service that hangs (SIGKILL); guests go on running
     Halt,
+    /// Compare the books with libvirt, pools and mounts, and see that this host is ready; change nothing unless told to
+    Doctor(DoctorOptions),
     /// Run the service in the foreground, for systemd and debugging
     Run(RunOptions),
 }
@@ -64,6 +69,28 @@ pub(super) struct StatusOptions {
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct TrustOptions {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(super) yes: bool,
+
+    /// Pin the name alone, where the Core's address may change; the service has to run
+    #[arg(long)]
+    pub(super) name_only: bool,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct DoctorOptions {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Repair what can be repaired safely; the service has to be stopped, guests go on running
+    #[arg(long)]
+    pub(super) repair: bool,
 }
 
 #[derive(Debug, Options)]

@@ -4,6 +4,7 @@
 //! What the service is comes in as a function, so that the commands can be tried with any.
 
 mod args;
+mod doctor;
 mod first_run;
 mod halt;
 mod restart;
@@ -13,6 +14,7 @@ mod start;
 mod status;
 mod stop;
 mod term;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -27,8 +29,10 @@ pub use service::{OnReady, Service};
 enum Exit {
     /// Done, or nothing to do.
     Success = 0,
-    /// It failed; the reason is on standard error.
+    /// It failed; the reason is on standard error. `doctor`: something is left to be dealt with.
     Failure = 1,
+    /// `doctor`: not everything could be looked at.
+    Blind = 2,
     /// `status`: no service runs.
     Stopped = 3,
     /// `status`: it can't be told.
@@ -62,7 +66,9 @@ pub fn main(service: Service) -> ExitCode {
         args::Command::Stop(options) => stop::stop(&home, options.timeout()),
         args::Command::Restart(options) => restart::restart(&home, options.timeout(), service),
         args::Command::Status(options) => status::status(&home, options.json),
+        args::Command::Trust(options) => trust::trust(&home, &options),
         args::Command::Halt => halt::halt(&home),
+        args::Command::Doctor(options) => doctor::doctor(&home, &options),
         args::Command::Run(options) => run::run(&home, &options, service),
     }
     .into()

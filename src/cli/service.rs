@@ -8,7 +8,7 @@ use crate::app::{Settings, Started};
 use crate::config::{self, ConfigError};
 use crate::process::logfile::{self, Limits, LogOptions};
 use crate::process::pidfile::InstanceLock;
-use crate::process::{error_chain, panics, Home};
+use crate::process::{dumps, error_chain, panics, Home};
 
 /// Called once when the service is up.
 pub type OnReady = Box<dyn FnOnce(&Started) + Send>;
@@ -54,6 +54,7 @@ pub(super) fn serve(prepared: Prepared, mut lock: InstanceLock, stderr: bool, se
     };
     let guard = logfile::init(options).map_err(|error| error_chain(&error))?;
     panics::log_panics();
+    dumps::forbid();
     tracing::info!("cell {} starts in {} as process {}", env!("CARGO_PKG_VERSION"), settings.home.dir().display(), std::process::id());
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -56,7 +56,7 @@ pub(super) fn status(home: &Home, json: bool) -> Exit {
 }
 
 /// Asks the service itself. In a thread that is left behind where even connecting hangs: a stuck service may have a full queue of callers.
-fn ask(home: &Home) -> io::Result<ServiceStatus> {
+pub(super) fn ask(home: &Home) -> io::Result<ServiceStatus> {
     let (sender, receiver) = mpsc::channel();
     let path = home.status_socket();
     std::thread::spawn(move || {
@@ -75,7 +75,11 @@ fn read_status(socket: &Path) -> io::Result<ServiceStatus> {
 
 fn show(status: &ServiceStatus) {
     let address = status.local_address.map_or("none yet".to_owned(), |address| address.to_string());
-    let core = status.core.as_deref().map_or("none yet, looking for one".to_owned(), |core| format!("joined {}", one_line(core)));
+    let core = match (status.core.as_deref(), status.core_address) {
+        (None, _) => "none yet, looking for one".to_owned(),
+        (Some(core), None) => format!("joined {}", one_line(core)),
+        (Some(core), Some(address)) => format!("joined {} at {address}", one_line(core)),
+    };
     let rows = [
         ("name", one_line(&status.name)),
         ("version", one_line(&status.version)),
@@ -88,6 +92,9 @@ fn show(status: &ServiceStatus) {
     ];
     for (name, value) in rows {
         term::say(format_args!("  {name:<8} {value}"));
+    }
+    for held in &status.held_guests {
+        term::say(format_args!("  {:<8} {}", "held", one_line(held)));
     }
 }
 

@@ -27,6 +27,11 @@ pub(super) fn fail_with(reason: &str) {
     let _ = writeln!(io::stderr(), "cell: {}", one_line(reason));
 }
 
+/// True when results are read by a person whose terminal shows colours.
+pub(super) fn shows_colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// True when there is somebody to ask.
 pub(super) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()

@@ -15,6 +15,8 @@ pub const DEFAULT_CORE_PORT: u16 = 5600;
 
 /// The kernel's limit for an interface's name (IFNAMSIZ without the NUL).
 const LONGEST_INTERFACE: usize = 15;
+/// Longer than any name that a Core gives itself.
+const LONGEST_CORE_NAME: usize = 255;
 const MIB: u64 = 1 << 20;
 
 impl FromStr for Virtualization {
@@ -68,8 +70,10 @@ pub struct CellSettings {
     pub libvirt_uri: String,
     /// KVM or emulation.
     pub virtualization: Virtualization,
-    /// A Core to dial without discovery, where multicast does not pass.
+    /// The only Core that is talked to, by its address: it is dialled without discovery, also where multicast does not pass.
     pub core_address: Option<SocketAddrV4>,
+    /// The only Core that is joined, by the name that it gives in the handshake.
+    pub core_name: Option<String>,
     /// Disk images.
     pub images: ImageSettings,
     /// The log.
@@ -83,6 +87,7 @@ impl Default for CellSettings {
             libvirt_uri: "qemu:///system".into(),
             virtualization: Virtualization::default(),
             core_address: None,
+            core_name: None,
             images: ImageSettings::default(),
             log: LogSettings::default(),
         }
@@ -109,8 +114,12 @@ impl CellSettings {
             None => None,
             Some(text) => Some(core_address(&text).map_err(|reason| fields.error("core_address", reason))?),
         };
+        let core_name = fields.text("core_name", "Core_00163e000001")?.filter(|text| !text.is_empty());
+        if let Some(name) = &core_name {
+            valid_core_name(name).map_err(|reason| fields.error("core_name", reason))?;
+        }
         let images = ImageSettings::take(fields)?;
-        Ok(Self { bridge, libvirt_uri, virtualization, core_address, images, log: LogSettings::take(fields, default.log)? })
+        Ok(Self { bridge, libvirt_uri, virtualization, core_address, core_name, images, log: LogSettings::take(fields, default.log)? })
     }
 }
 
@@ -158,6 +167,15 @@ fn core_address(text: &str) -> Result<SocketAddrV4, String> {
             text.escape_debug()
         )),
     }
+}
+
+/// A name that a Core may have: what it says is compared with it, character by character.
+fn valid_core_name(name: &str) -> Result<(), String> {
+    if name.len() <= LONGEST_CORE_NAME && !name.contains(char::is_control) && name.trim() == name {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+    Err(format!("is \"{shown}\"; it has to be the Core's name as 'cell status' shows it, such as \"Core_00163e000001\""))
 }
 
 fn valid_interface(name: &str) -> Result<(), String> {

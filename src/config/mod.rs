@@ -1,10 +1,11 @@
 //! The node's settings: `config/domain.cfg`, which is the reference's, and `config/cell.cfg`, which is ours and optional.
 //!
 //! Contract: a setting that can't be used is an error of one line that names file, key and what would be right; a key that nobody knows is a
-//! warning. Reading touches nothing; the only file ever written is a missing `domain.cfg`.
+//! warning. Reading touches nothing. What is ever written: a missing `domain.cfg`, and single settings that somebody asked to have set.
 
 mod cell;
 mod domain;
+mod edit;
 mod fields;
 mod images;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use cell::{log_filter, CellSettings, LogSettings, DEFAULT_CORE_PORT};
 pub use domain::{valid_domain, valid_group_address, valid_group_port, DomainSettings, DEFAULT_DOMAIN, DEFAULT_GROUP, DEFAULT_PORT};
+pub use edit::set_texts;
 pub use images::{ImageSettings, ImageTls};
 
 /// A settings file can't be used.

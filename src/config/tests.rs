@@ -144,7 +144,7 @@ fn without_a_cell_cfg_everything_has_its_default() {
     assert_eq!(settings.bridge, "br0");
     assert_eq!(settings.libvirt_uri, "qemu:///system");
     assert_eq!(settings.virtualization, Virtualization::Auto);
-    assert_eq!(settings.core_address, None);
+    assert_eq!((settings.core_address, &settings.core_name), (None, &None));
     assert_eq!(cell("{}").unwrap().settings, settings);
 }
 
@@ -168,6 +168,8 @@ fn every_key_of_cell_cfg_is_read() {
 
 #[test]
 fn a_core_without_a_port_has_the_usual_one() {
+    assert_eq!(cell(r#"{"core_name": "Core_1"}"#).unwrap().settings.core_name.as_deref(), Some("Core_1"));
+    assert_eq!(cell(r#"{"core_name": ""}"#).unwrap().settings.core_name, None);
     let settings = cell(r#"{"core_address": "10.0.0.1"}"#).unwrap().settings;
     assert_eq!(settings.core_address, Some(std::net::SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 5600)));
     assert_eq!(cell(r#"{"core_address": ""}"#).unwrap().settings.core_address, None);
@@ -192,6 +194,8 @@ fn wrong_values_of_cell_cfg_name_the_key_and_what_is_right() {
         (r#"{"libvirt_uri": "system"}"#, "libvirt_uri", "qemu:///system"),
         (r#"{"virtualization": "KVM!"}"#, "virtualization", "\"auto\", \"kvm\" or \"qemu\""),
         (r#"{"core_address": "core.example"}"#, "core_address", "IPv4 address"),
+        (r#"{"core_name": " Core_1"}"#, "core_name", "cell status"),
+        (r#"{"core_name": "a\nb"}"#, "core_name", "cell status"),
         (r#"{"core_address": "224.0.0.1"}"#, "core_address", "IPv4 address"),
         (r#"{"core_address": "10.0.0.1:0"}"#, "core_address", "IPv4 address"),
         (r#"{"core_address": "10.0.0.1:70000"}"#, "core_address", "IPv4 address"),

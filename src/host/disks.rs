@@ -3,9 +3,10 @@
 //! Contract: each operation is one step of a larger change (a snapshot of three disks has many) and has a way back that is named beside it.
 //! A step is durable when it returns. At no moment is the only copy of something gone before its successor is durable, so a
 //! step that breaks off leaves every disk with a content that is right. Images are qcow2; paths are absolute. What may take
-//! long (`compact`, `merge`) runs a bounded number at a time for each directory; the rest never waits for it.
+//! long (`compact`, `merge`, and what holds a [`LongJob`]) runs a bounded number at a time for each directory; the rest never waits for it.
 
 use async_trait::async_trait;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Change, Result};
 
@@ -14,10 +15,25 @@ use super::{Change, Result};
 pub struct DiskImage {
     /// Bytes that the guest sees.
     pub capacity: u64,
+    /// Bytes that it takes on the disk, without those of the images below.
+    pub allocated: u64,
     /// Path of the image that it is based on.
     pub backing: Option<String>,
     /// A [`Disks::merge`] into it broke off: its own content has to come back by [`Disks::unmerge`] before it is used by itself.
     pub half_merged: bool,
+}
+
+/// A place among the long jobs of a directory, until it is dropped.
+#[derive(Debug)]
+pub struct LongJob {
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl LongJob {
+    /// A place; none where there is no bound.
+    pub fn new(place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { _place: place }
+    }
 }
 
 /// Image files.
@@ -62,4 +78,14 @@ pub trait Disks: Send + Sync {
 
     /// Forgets what the image at `path`, which may have got another name since, held before it was merged into.
     async fn settle(&self, path: &str) -> Result<Change>;
+
+    /// Names another image of the same content as the one that `path` is based on; nobody uses `path` meanwhile. Unchanged when it is so
+    /// already. Way back: the same with the former one.
+    async fn rebase(&self, path: &str, backing: &str) -> Result<Change>;
+
+    /// Brings to the disk what others, such as a QEMU, have written to an image.
+    async fn persist(&self, path: &str) -> Result<()>;
+
+    /// Waits for a place among the long jobs of the path's directory, for work on its images that is done elsewhere.
+    async fn long_job(&self, path: &str) -> Result<LongJob>;
 }

@@ -1,11 +1,9 @@
-//! What the node needs of its host, as traits: hypervisor, storage, disk images and network.
+//! What the node needs of its host, as traits: hypervisor, storage, disk images, network and image servers.
 //!
-//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (images of disks), `network` (bridge) and, for tests and scale,
-//! What the node needs of its host, as traits: hypervisor, storage, network and image servers.
-//!
-//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files and image transfers), `network` (bridge) and, for tests and scale,
-//! `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its deadline ends in
-//! [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation delays no other guest.
+//! Contract: implementations are `libvirt` (hypervisor and pools), `storage` (files, images of disks and their transfers), `network` (bridge) and,
+//! for tests and scale, `sim` with injected faults. Every operation is idempotent and says whether it changed something. An operation past its
+//! deadline ends in [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation
+//! delays no other guest.
 
 pub mod cloudinit;
 mod disks;
@@ -13,8 +11,10 @@ mod error;
 mod guests;
 pub mod libvirt;
 pub mod network;
+pub mod platform;
 pub mod sim;
 pub mod storage;
+mod survey;
 mod transfer;
 mod types;
 
@@ -27,9 +27,10 @@ use tokio::sync::mpsc;
 
 use crate::model::{Claim, GuestConfig, GuestId, Pool};
 
-pub use disks::{DiskImage, Disks};
+pub use disks::{DiskImage, Disks, LongJob};
 pub use error::{ErrorKind, HostError};
 pub use guests::*;
+pub use survey::*;
 pub use transfer::Transfer;
 pub use types::*;
 
@@ -90,6 +91,7 @@ pub trait Hypervisor: Send + Sync {
     /// Sends a command (JSON) to the guest agent and gives its answer (JSON). [`ErrorKind::Unsupported`] when the guest has no agent that listens;
     /// an agent that does not answer within `deadline` ends in [`ErrorKind::Unknown`].
     async fn agent(&self, id: GuestId, command: &str, deadline: Duration) -> Result<String>;
+
     /// Tells a running guest that the disk at `path` has `capacity` bytes now; the image grows with it. Unchanged when it has them already.
     async fn resize_disk(&self, id: GuestId, path: &str, capacity: u64) -> Result<Change>;
 
@@ -100,6 +102,29 @@ pub trait Hypervisor: Send + Sync {
     /// its present one. File systems are frozen meanwhile when the guest's agent does that, and always thawed. Unchanged when it
     /// uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
     async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change>;
+
+    /// Running guests that QEMU holds because a disk could not be written or read. Asks their monitors only, and none that does not answer
+    /// keeps the others from being told.
+    async fn held(&self) -> Result<Vec<HeldGuest>>;
+
+    /// Lets a guest go on that is held for that reason; unchanged when it is not, whoever else has paused it.
+    async fn resume(&self, id: GuestId) -> Result<Change>;
+
+    /// Every domain of the host with its permanent definition.
+    async fn definitions(&self) -> Result<Vec<DefinedDomain>>;
+
+    /// Every filter that bears a guest's name, whether there is such a guest or not.
+    async fn filters(&self) -> Result<Vec<GuestFilter>>;
+
+    /// Whether the guest's filter is as [`Hypervisor::update_filter`] would make it.
+    async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState>;
+    /// Lets the QEMU of a running guest begin to take an image out of the chain below a disk; the guest goes on and sees no difference, and neither
+    /// does one that starts again after it broke off at any moment. Changed when it has begun or is under way, unchanged when the chain is so
+    /// already. Whether it was done, the images tell: what a failed job leaves can be begun again.
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change>;
+
+    /// How far the job on the disk at `path` has come; none when none is under way. [`ErrorKind::Busy`] when the guest does not run.
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>>;
 
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
@@ -128,6 +153,9 @@ pub trait Storage: Send + Sync {
     /// Stops and undefines a pool. Its files stay, an empty directory is removed, and nothing is touched below one that is still mounted.
     async fn remove_pool(&self, name: &str) -> Result<Change>;
 
+    /// Every pool of the kinds that this node uses.
+    async fn pools(&self) -> Result<Vec<PoolStatus>>;
+
     /// Creates a blank qcow2 volume of `capacity` bytes (contract §11.1).
     async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo>;
 
@@ -139,6 +167,9 @@ pub trait Storage: Send + Sync {
 
     /// Removes such a file; unchanged when there is none.
     async fn remove_file(&self, path: &str) -> Result<Change>;
+
+    /// Makes known to everybody who uses the pools beside us what was done in them so far; called before the service ends.
+    async fn settle(&self) {}
 
     /// Free (for unprivileged users) and total bytes of the file systems under `paths`, each file system counted once.
     /// Paths that can't be read are named in the result and do not stop the others.

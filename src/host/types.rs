@@ -62,6 +62,45 @@ pub enum DomainEdit {
     MonitorSecret(Secret),
 }
 
+/// How the QEMU of a running guest takes an image out of the chain below a disk. All are paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LiveMerge {
+    /// The image that the guest writes to takes in all that lies between it and `base`, or everything below; only it is written to.
+    Up {
+        /// Image that the guest writes to.
+        disk: String,
+        /// What it is based on afterwards.
+        base: Option<String>,
+    },
+    /// All that `top` holds goes into `base`, on which it is based and on which the image above it is based afterwards.
+    Down {
+        /// Image that the guest writes to, above `top`.
+        disk: String,
+        /// Image that is not used any more afterwards; not written to.
+        top: String,
+        /// Image that shows afterwards what `top` showed.
+        base: String,
+    },
+}
+
+impl LiveMerge {
+    /// Image that the guest writes to.
+    pub fn disk(&self) -> &str {
+        match self {
+            Self::Up { disk, .. } | Self::Down { disk, .. } => disk,
+        }
+    }
+}
+
+/// How far a job has come, in bytes. The total may change meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Done so far.
+    pub done: u64,
+    /// Known so far.
+    pub total: u64,
+}
+
 /// Since when a change of a domain counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -106,6 +145,8 @@ pub enum HostEvent {
         /// Now.
         power: PowerState,
     },
+    /// QEMU holds a running guest because one of its disks could not be written or read; [`super::Hypervisor::held`] tells more.
+    Held(GuestId),
     /// A domain disappeared from libvirt.
     Undefined(GuestId),
     /// A domain appeared in libvirt or its definition changed.

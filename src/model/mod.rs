@@ -5,6 +5,7 @@
 //! directions; `null` is accepted wherever a list or a map is expected.
 
 pub mod address;
+mod chain;
 pub mod claim;
 pub mod extra;
 pub mod guest;
@@ -13,12 +14,14 @@ pub mod instance_book;
 pub mod lifecycle;
 pub mod network;
 pub mod policy;
+mod rate_limit;
 pub mod secret;
 pub mod service;
 mod snapshots;
 pub mod virtualization;
 pub mod volume;
 
+pub use chain::Chain;
 pub use claim::Claim;
 pub use extra::Extra;
 pub use guest::{Guest, GuestConfig, Media, PowerState, Template};
@@ -26,6 +29,7 @@ pub use id::{GuestId, InvalidGuestId, SessionId};
 pub use instance_book::{InstanceBook, DEFAULT_MAX_GUEST, LOCAL_POOL};
 pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
+pub use rate_limit::{RateLimit, Suppressed};
 pub use secret::Secret;
 pub use service::ServiceStatus;
 pub use virtualization::Virtualization;

@@ -23,6 +23,9 @@ pub struct ServiceStatus {
     pub local_address: Option<Ipv4Addr>,
     /// The joined Core; none while it is being looked for.
     pub core: Option<String>,
+    /// Where the joined Core takes connections.
+    #[serde(default)]
+    pub core_address: Option<SocketAddrV4>,
     /// Guests of this node.
     pub guests: u64,
     /// Those of them that run.
@@ -39,4 +42,7 @@ pub struct ServiceStatus {
     /// Those of them that were answered by their deadline.
     #[serde(default)]
     pub late_requests: u64,
+    /// Guests that QEMU holds because a disk can't be written, with the reason, a line each. They count as running.
+    #[serde(default)]
+    pub held_guests: Vec<String>,
 }

@@ -17,8 +17,8 @@ use super::error::NetError;
 use super::handle::{DomainConfig, DomainEvent, DomainHandle, DomainStatus, Outbound, Outgoing, OUTBOUND_QUEUE};
 use super::interface::Interface;
 use super::multicast::Multicast;
-use super::rate_limit::RateLimit;
 use super::socket::{connect, reached, send, MAX_DATAGRAM};
+use crate::model::RateLimit;
 use crate::proto::member::{Action, MemberEvent, Membership, MembershipConfig, SendError};
 
 /// Datagrams read, and messages taken from the queue, before what came of them is sent.
@@ -56,6 +56,7 @@ impl Driver {
         let seed = getrandom::u64()?;
         let config = MembershipConfig {
             core_address: self.config.core_address,
+            core_name: self.config.core_name.clone(),
             unclean: self.config.unclean,
             ..MembershipConfig::new(&self.config.name, &self.config.domain, seed)
         };
@@ -267,14 +268,22 @@ impl Wiring {
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        match self.membership.send(outgoing.link, &outgoing.message) {
+        let (link, message) = match outgoing {
+            Outgoing::Message { link, message } => (link, message),
+            Outgoing::Probe(answer) => {
+                // Who asked may have given up waiting.
+                let _ = answer.send(());
+                return;
+            }
+        };
+        match self.membership.send(link, &message) {
             Ok(()) => {}
             // Normal while there is no Core, and after one is gone.
-            Err(error @ (SendError::NotJoined | SendError::Stale { .. })) => debug!("dropped {}: {error}", outgoing.message.id),
+            Err(error @ (SendError::NotJoined | SendError::Stale { .. })) => debug!("dropped {}: {error}", message.id),
             Err(error) => {
                 let now = self.now();
                 if let Some(more) = self.failures.pass(now) {
-                    warn!("dropped {}: {}{more}", outgoing.message.id, chain(&error));
+                    warn!("dropped {}: {}{more}", message.id, chain(&error));
                 }
             }
         }

@@ -51,6 +51,16 @@ pub enum NetError {
         #[source]
         source: io::Error,
     },
+    /// What was sent to a group was not heard.
+    #[error("a datagram to {group} through {interface} is not heard")]
+    Silent {
+        /// The group.
+        group: Ipv4Addr,
+        /// Interface.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Why a message was not queued.

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::SendError;
@@ -31,6 +31,8 @@ pub struct DomainConfig {
     pub name: String,
     /// A Core's fixed address, where multicast does not pass.
     pub core_address: Option<SocketAddrV4>,
+    /// The only Core that is joined, by its name; any without it.
+    pub core_name: Option<String>,
     /// The last run did not say "closed".
     pub unclean: bool,
 }
@@ -85,9 +87,13 @@ pub struct DomainStatus {
     pub trouble: Option<String>,
 }
 
-pub(super) struct Outgoing {
-    pub(super) link: Option<u64>,
-    pub(super) message: Message,
+/// What the driver is handed.
+#[expect(clippy::large_enum_variant, reason = "a question is rare, and the queue's slots are there anyway")]
+pub(super) enum Outgoing {
+    /// A message, and the connection that it belongs to.
+    Message { link: Option<u64>, message: Message },
+    /// Whether the driver gets on; answered as it is taken.
+    Probe(oneshot::Sender<()>),
 }
 
 /// The way out for messages. Cheap to clone.
@@ -105,10 +111,18 @@ impl Outbound {
     /// Queues a message: an answer with the link of its request, dropped when that is gone; an event with `None`, dropped
     /// while no Core has us. Never waits: a full queue is an error.
     pub fn send(&self, link: Option<u64>, message: Message) -> Result<(), SendError> {
-        self.queue.try_send(Outgoing { link, message }).map_err(|error| match error {
+        self.queue.try_send(Outgoing::Message { link, message }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SendError::Full,
             mpsc::error::TrySendError::Closed(_) => SendError::Ended,
         })
+    }
+}
+
+impl Outbound {
+    /// True once the driver has taken this question, behind all that was sent before: it gets on.
+    pub async fn probe(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(Outgoing::Probe(answer)).await.is_ok() && answered.await.is_ok()
     }
 }
 

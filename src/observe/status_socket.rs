@@ -98,12 +98,14 @@ mod tests {
             group: "224.0.0.226:5599".parse().unwrap(),
             local_address: None,
             core: None,
+            core_address: None,
             guests: 2,
             running_guests: 1,
             lost_guests: 0,
             requests: 40,
             failed_requests: 1,
             late_requests: 0,
+            held_guests: Vec::new(),
         }
     }
 

@@ -114,6 +114,11 @@ impl Home {
         self.log_dir().join("cell.log")
     }
 
+    /// `log/audit.log`, who had what changed.
+    pub fn audit_file(&self) -> PathBuf {
+        self.log_dir().join("audit.log")
+    }
+
     /// `cell.pid`.
     pub fn pid_file(&self) -> PathBuf {
         self.0.join("cell.pid")
@@ -143,6 +148,17 @@ mod tests {
         assert_eq!(mode(home.config_dir()), 0o740);
         assert_eq!(mode(home.data_dir()), 0o740);
         assert_eq!(mode(home.log_dir()), 0o700);
+    }
+
+    #[test]
+    fn d20_shared_pools_are_beside_the_home_wherever_the_service_was_started() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("cell")).unwrap();
+        std::os::unix::fs::symlink("cell", root.join("link")).unwrap();
+        for way in ["cell", "cell/../cell", "cell/.", "link"] {
+            assert_eq!(Home::at(&root.join(way)).unwrap().pools_dir(), root.join("pools"), "{way}");
+        }
     }
 
     #[test]

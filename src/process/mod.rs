@@ -4,6 +4,7 @@
 //! runtime come after it. What is fatal comes back as an error, never as an exit from in here.
 
 pub mod detach;
+pub mod dumps;
 pub mod home;
 pub mod logfile;
 pub mod memory;
@@ -11,19 +12,15 @@ pub mod notify;
 pub mod panics;
 pub mod pidfile;
 pub mod signals;
+pub mod trail;
 
 pub use home::Home;
 
+use crate::model::Chain;
+
 /// An error with all its causes in one line, outermost first.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
+    Chain(error).to_string()
 }
 
 /// The same text with everything that would break a line or drive a terminal made visible: it may quote a file or a peer.

@@ -19,7 +19,7 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// The service is alive: to be called from its main loop every [`watchdog_interval`].
+/// The service gets on with its work: to be called once in every [`watchdog_interval`].
 pub fn alive() {
     send(&[NotifyState::Watchdog]);
 }

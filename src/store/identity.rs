@@ -28,14 +28,28 @@ impl Identity {
         directory.join(NAME).exists()
     }
 
+    /// The name that an earlier start has fixed; none when there was no start. The error says why the file is of no use.
+    pub fn look(directory: &Path) -> Result<Option<Self>, String> {
+        match std::fs::read(directory.join(NAME)) {
+            Ok(content) => parse(&content).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The name that a bridge with this MAC gives to a node that has none yet (transport §4).
+    pub fn name_of(mac: [u8; 6]) -> String {
+        let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("Cell_{hex}")
+    }
+
     pub(super) fn load(files: &Files, mac: [u8; 6]) -> Result<Self, StoreError> {
         let warning = match files.read(NAME)?.map(|content| parse(&content)) {
             Some(Ok(identity)) => return Ok(identity),
             Some(Err(reason)) => Some(reason),
             None => None,
         };
-        let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("Cell_{hex}");
+        let name = Self::name_of(mac);
         let warning = match warning {
             Some(reason) => {
                 let aside = files.set_aside(NAME, &chrono::Local::now().format("%Y%m%d-%H%M%S").to_string())?;

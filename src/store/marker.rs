@@ -25,6 +25,11 @@ impl RunMarker {
         self.unclean
     }
 
+    /// True when a service runs in this directory or one did not end in order.
+    pub fn is_set(directory: &std::path::Path) -> bool {
+        directory.join(NAME).exists()
+    }
+
     /// The service ends in order. Blocks on the disk.
     ///
     /// # Errors

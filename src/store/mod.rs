@@ -28,6 +28,7 @@ mod format;
 mod identity;
 pub mod journal;
 mod load;
+mod look;
 mod marker;
 mod writer;
 

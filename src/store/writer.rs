@@ -11,6 +11,7 @@ use super::disk::{Disk, RealDisk};
 use super::files::{Files, Former};
 use super::journal::{self, Journal, JournalWriter};
 use super::load::{load, KeptParts};
+use super::look::Onlooker;
 use super::{identity, marker, DataFile, Identity, Loaded, RunMarker, Source, StoreError};
 
 /// The handle of whoever changes a book. Clones share the writer.
@@ -47,6 +48,18 @@ impl Store {
         Self::open_on(Arc::new(RealDisk), directory, default_bridge, &time)
     }
 
+    /// What [`Store::open`] would give, notices included, without touching the directory. The service may run meanwhile. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn look(directory: &Path, default_bridge: &str) -> Result<Loaded, StoreError> {
+        let files = Files::new(Arc::new(Onlooker), directory);
+        let (mut loaded, _) = load(&files, default_bridge, "a-start")?;
+        let (_, _, notices) = Journal::open(&files, "a-start")?;
+        loaded.notices.extend(notices);
+        Ok(loaded)
+    }
+
     pub(super) fn open_on(disk: Arc<dyn Disk>, directory: &Path, default_bridge: &str, time: &str) -> Result<Opened, StoreError> {
         let files = Files::new(disk, directory);
         let names: Vec<&str> = DataFile::ALL.map(DataFile::name).into_iter().chain([identity::NAME, marker::NAME, journal::NAME]).collect();
@@ -72,6 +85,12 @@ impl Store {
         let request = Request { files: files.iter().copied().collect(), done };
         self.queue.send(request).map_err(|_| StoreError::Closed)?;
         result.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// True once the writer has taken this question, behind all that was asked of it before: it gets on.
+    pub async fn probe(&self) -> bool {
+        let (done, result) = oneshot::channel();
+        self.queue.send(Request { files: BTreeSet::new(), done }).is_ok() && result.await.is_ok()
     }
 
     /// Has the state that the books have by then written soon; a write that fails is tried again with the next one. For what is found out while
@@ -164,7 +183,8 @@ impl BooksWriter {
     async fn serve(&mut self, batch: Vec<Request>, source: &Arc<dyn Source>) -> Result<(), StoreError> {
         let mut files = std::mem::take(&mut self.unwritten);
         files.extend(batch.iter().flat_map(|request| &request.files));
-        let result = self.write(files.clone(), source).await?;
+        // Nothing but questions: the disk is left alone.
+        let result = if files.is_empty() { Ok(()) } else { self.write(files.clone(), source).await? };
         if result.is_err() {
             self.unwritten = files;
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::model::{GuestId, SessionId};
 use crate::proto::message::{Key, Message, MessageId};
 
+use super::failure::bounded;
 use super::node::jobs::{Job, JobGuard};
 use super::node::mailboxes::Mailbox;
 use super::undo::settle;
@@ -99,7 +100,7 @@ impl Context {
 
     /// Answers with a failure unless something was answered already; true when this was the answer.
     pub fn fail(&self, reason: &str) -> bool {
-        let message = Message::new(self.answer.unwrap_or(self.request.id.response())).failed(reason);
+        let message = Message::new(self.answer.unwrap_or(self.request.id.response())).failed(bounded(reason));
         self.respond(message).is_ok()
     }
 

@@ -16,8 +16,10 @@ use tracing::Instrument;
 use crate::model::SessionId;
 use crate::proto::message::{Key, Message, MessageId};
 
+use super::audit::{Asker, Audit, AuditLog};
+use super::failure::bounded;
 use super::handlers::{self, Entry};
-use super::session::{SessionTable, SESSIONS};
+use super::session::{SessionTable, NO_SESSION, SESSIONS};
 use super::{recovery, Context, Failure, Node};
 
 /// Runs transactions.
@@ -27,13 +29,33 @@ pub struct Engine {
     tasks: JoinSet<SessionId>,
     answer_within: Duration,
     closed: bool,
+    audit: Audit,
 }
 
 impl Engine {
     /// An engine whose answers are out within `timeout`, the domain's configured timeout. One tenth of it is kept
     /// back, because the Core's own clock runs since before the request arrived (contract §5.3).
     pub fn new(node: Arc<Node>, timeout: Duration) -> Self {
-        Self { node, sessions: SessionTable::new(), tasks: JoinSet::new(), answer_within: timeout - timeout / 10, closed: false }
+        Self {
+            node,
+            sessions: SessionTable::new(),
+            tasks: JoinSet::new(),
+            answer_within: timeout - timeout / 10,
+            closed: false,
+            audit: Audit::default(),
+        }
+    }
+
+    /// The same with an audit trail.
+    #[must_use]
+    pub fn audited(mut self, log: Arc<dyn AuditLog>) -> Self {
+        self.audit = Audit::into(log);
+        self
+    }
+
+    /// From now on this Core asks.
+    pub fn joined(&mut self, core: Asker) {
+        self.audit.joined(core);
     }
 
     /// How many transactions run.
@@ -56,7 +78,7 @@ impl Engine {
             self.refuse(link, &message, "this cell is shutting down");
             return;
         }
-        let Some(session) = self.sessions.allocate() else {
+        let Some(session) = self.sessions.allocate(entry.changes) else {
             self.refuse(link, &message, &format!("this cell is busy: all its {SESSIONS} sessions are in use; try again later"));
             return;
         };
@@ -82,14 +104,16 @@ impl Engine {
 
     /// Answers with a failure where somebody waits for an answer.
     fn refuse(&self, link: u64, request: &Message, reason: &str) {
-        self.node.warnings.warn(format_args!("refused {}: {reason}", request.id));
+        self.node.warnings.warn(format_args!("refused {}: {}", request.id, bounded(reason)));
+        self.audit.refused(request, reason);
         let answer = match handlers::find(request.id) {
             Some(entry) => entry.answer,
             None => request.id.is_request().then(|| request.id.response()),
         };
         if let Some(id) = answer.filter(|_| request.from != 0) {
             self.node.counters.failed.fetch_add(1, Ordering::Relaxed);
-            self.node.outbox.send(Some(link), Message::new(id).failed(reason).to_session(request.from));
+            let answer = Message::new(id).failed(bounded(reason)).from_session(NO_SESSION).to_session(request.from);
+            self.node.outbox.send(Some(link), answer);
         }
     }
 
@@ -97,7 +121,7 @@ impl Engine {
         let span = tracing::info_span!("txn", session = %session);
         let deadline = Instant::now() + self.answer_within;
         let context = Arc::new(Context::new(self.node.clone(), session, link, message, entry.answer, deadline));
-        let mut work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(transact(entry, context).instrument(span));
+        let mut work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(transact(entry, context, self.audit.clone()).instrument(span));
         // Most queries end in their first step: they are answered here, in the same batch of datagrams, without a task of their own.
         match work.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => self.sessions.release(session),
@@ -130,7 +154,8 @@ impl Engine {
 }
 
 /// Runs a handler to its end; answers for it when it fails, panics or is late.
-async fn transact(entry: Entry, context: Arc<Context>) {
+async fn transact(entry: Entry, context: Arc<Context>, audit: Audit) {
+    let audit = audit.begin(entry, &context);
     let name = context.request.id;
     let subject = subject(&context.request);
     let counters = &context.node.counters;
@@ -162,6 +187,7 @@ async fn transact(entry: Entry, context: Arc<Context>) {
             Err(failure)
         }
     };
+    audit.end(&context, &outcome);
     match outcome {
         Ok(()) if entry.answer.is_none() || context.is_answered() => {
             if entry.changes {
@@ -175,6 +201,7 @@ async fn transact(entry: Entry, context: Arc<Context>) {
         Err(failure) => {
             counters.failed.fetch_add(1, Ordering::Relaxed);
             let reason = failure.to_string();
+            let reason = bounded(&reason);
             context.fail(&reason);
             tracing::warn!("{name} failed{subject}: {reason}");
         }
@@ -184,8 +211,8 @@ async fn transact(entry: Entry, context: Arc<Context>) {
 /// What a request is about, for the log: its guest's id and the name that it carries.
 fn subject(request: &Message) -> String {
     let texts = &request.string_params;
-    let guest = texts.get(&Key::Instance).or_else(|| texts.get(&Key::Guest)).map(|guest| format!(", guest {guest}"));
-    let name = texts.get(&Key::Name).map(|name| format!(", name {name}"));
+    let guest = texts.get(&Key::Instance).or_else(|| texts.get(&Key::Guest)).map(|guest| format!(", guest {}", bounded(guest)));
+    let name = texts.get(&Key::Name).map(|name| format!(", name {}", bounded(name)));
     guest.unwrap_or_default() + &name.unwrap_or_default()
 }
 

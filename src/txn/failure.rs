@@ -1,14 +1,17 @@
 //! Why a transaction failed, as the Core's user will read it.
 
-use std::error::Error;
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::host::{ErrorKind, HostError};
-use crate::model::GuestId;
+use crate::model::{Chain, GuestId};
 use crate::proto::message::{Key, MessageId};
 use crate::store::StoreError;
 
 use super::node::transfers::StopReason;
+
+/// No reason is longer, characters.
+const LONGEST: usize = 1000;
 
 /// The reason of a failure answer; its `Display` is the whole chain in one line, for it is printed once, at the edge.
 #[derive(Debug)]
@@ -68,6 +71,14 @@ impl Failure {
     }
 }
 
+/// A text for an answer or the log, of a length that is of use to anybody: it may quote what a request said.
+pub(super) fn bounded(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
+    }
+}
+
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         Self::Host(error)
@@ -86,23 +97,12 @@ impl fmt::Display for Failure {
             Self::Parameter { message, key, problem } => write!(f, "{message}: parameter {key} {problem}"),
             Self::NoSuchGuest(id) => write!(f, "no guest {id} on this cell"),
             Self::Refused(reason) | Self::Unsupported(reason) => f.write_str(reason),
-            Self::Host(error) => chain(f, error),
-            Self::Store(error) => chain(f, error),
+            Self::Host(error) => Chain(error).fmt(f),
+            Self::Store(error) => Chain(error).fmt(f),
             Self::Expired => f.write_str("the deadline passed before the work was done; it is taken back"),
             Self::NotUndone { cause, left } => write!(f, "{cause}; taking it back failed as well: {left}"),
             Self::Stopped(reason) => write!(f, "stopped: {reason}"),
             Self::Internal(what) => write!(f, "internal error: {what}"),
         }
     }
-}
-
-/// Writes an error and its sources, each once.
-fn chain(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
-    write!(f, "{error}")?;
-    let mut source = error.source();
-    while let Some(cause) = source {
-        write!(f, ": {cause}")?;
-        source = cause.source();
-    }
-    Ok(())
 }

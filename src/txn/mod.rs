@@ -5,20 +5,22 @@
 //! (its undo stack runs) and the node's books are written before a success is told. A change of several steps writes
 //! nothing to the wire until it is durable.
 //!
-//! `engine` hands out sessions and deadlines; `handlers` has one file per transaction and the one dispatch table; `node` is the
+//! `engine` hands out sessions and deadlines; `audit` notes what was changed and for whom; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
-//! `guard` watches over guests of shared pools;
+//! `guard` watches over guests of shared pools; `held` over those whose disk is full;
 //! `transfer` carries disks from and to image servers; `recovery` finishes or takes back what a crash left half done.
 //!
 //! What a transaction is about to do is written to the journal ([`crate::store::journal`]) before it is done, as `undo`'s steps, which are data; that
 //! it has succeeded is written there before the answer says so.
 
 pub mod addresses;
+pub mod audit;
 mod context;
 pub mod engine;
 mod failure;
 pub mod guard;
 pub mod handlers;
+pub mod held;
 mod media;
 pub mod monitor;
 pub mod node;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::host::{DomainStatus, ErrorKind, HostEvent};
 use crate::model::{GuestId, PowerState};
 
+use super::node::jobs::Job;
 use super::{media, Failure, Node};
 
 /// Follows the hypervisor's events until their sender is gone.
@@ -28,10 +29,15 @@ pub async fn take(node: &Arc<Node>, event: HostEvent) {
         HostEvent::Connected(domains) => {
             tracing::info!(domains = domains.len(), "connected to libvirt");
             resync(node, &domains);
+            node.held.wake();
             media::compare(node).await;
         }
         HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
         HostEvent::Power { id, power } => settle(node, id, power).await,
+        HostEvent::Held(id) => {
+            settle(node, id, PowerState::Running).await;
+            node.held.wake();
+        }
         HostEvent::Undefined(id) => {
             if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
                 tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");
@@ -79,7 +85,7 @@ fn moved(node: &Arc<Node>, id: GuestId, power: PowerState) -> bool {
     // From lost to stopped nothing changed for the Core, which has no such state.
     let news =
         changed && !matches!((before, power), (Ok(PowerState::Lost), PowerState::Stopped) | (Ok(PowerState::Stopped), PowerState::Lost));
-    if news && node.jobs.current(id).is_none() {
+    if news && node.jobs.current(id).is_none_or(Job::leaves_power_alone) {
         tracing::info!(guest = %id, "guest is {} now", if power == PowerState::Running { "running" } else { "stopped" });
         node.announce_power(id, power, 0);
     }

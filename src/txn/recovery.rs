@@ -17,6 +17,7 @@ use tokio::time::{timeout, Instant};
 use super::handlers::remains;
 use super::node::jobs::Job;
 use super::undo::{resolve, Resolved, Silent};
+use super::volumes::live;
 use super::{Failure, Node};
 use crate::model::{GuestId, VolumeGroup};
 use crate::store::journal::Course;
@@ -101,6 +102,19 @@ async fn discard(node: &Arc<Node>, id: GuestId, silent: &mut BTreeSet<String>) {
         Err(_) => {
             tracing::error!("pool {} does not answer: what the last run left in it stays", disk.pool);
             silent.insert(disk.pool);
+        }
+    }
+}
+
+/// Lets the snapshots go whose deletion the last run left half done in running guests: beside everything else, for QEMU may have much to copy.
+pub async fn complete_merges(node: &Arc<Node>) {
+    let guests: Vec<GuestId> = {
+        let groups = &node.books.lock().storage.groups;
+        groups.iter().filter(|(_, group)| !group.snapshots.is_empty()).map(|(id, _)| *id).collect()
+    };
+    for id in guests {
+        if let Err(failure) = live::resume(node, id).await {
+            tracing::warn!(guest = %id, "whether a snapshot's deletion broke off can't be seen now: {failure}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 pub(super) mod pair;
 mod reboot;
+mod record;
+mod table;
 
 pub(super) use reboot::Remains;
 
@@ -22,13 +24,13 @@ use crate::model::{GuestId, LOCAL_POOL};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::testing::TestDisk;
 use crate::store::{self, DataFile, Opened};
+use record::{Record, RecordedEngine};
 
 /// The configured timeout of the tests.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The number that the test's connection has.
 pub(super) const LINK: u64 = 7;
 
-#[derive(Default)]
 pub(super) struct Recorder {
     /// Whose messages these are: a dead process sends none.
     process: SimProcess,
@@ -36,6 +38,7 @@ pub(super) struct Recorder {
     /// What was told first under each id: true but for a failure.
     told: Mutex<BTreeMap<MessageId, bool>>,
     news: Notify,
+    record: Arc<Record>,
 }
 
 impl Outbox for Recorder {
@@ -44,6 +47,7 @@ impl Outbox for Recorder {
             return;
         }
         self.told.lock().entry(message.id).or_insert_with(|| message.error.is_empty());
+        self.record.see(link, &message);
         self.sent.lock().push((link, message));
         self.news.notify_waiters();
     }
@@ -52,7 +56,7 @@ impl Outbox for Recorder {
 pub(super) struct Rig {
     pub(super) sim: SimHost,
     pub(super) node: Arc<Node>,
-    pub(super) engine: Engine,
+    pub(super) engine: RecordedEngine,
     pub(super) disk: TestDisk,
     pub(super) directory: tempfile::TempDir,
     outbox: Arc<Recorder>,
@@ -88,10 +92,12 @@ impl Rig {
         let books = Arc::new(Books::new(opened.loaded));
         let stop = CancellationToken::new();
         tokio::spawn(opened.writer.run(books.clone(), stop.clone()));
-        let outbox = Arc::new(Recorder { process: sim.process(), ..Recorder::default() });
+        let record = Arc::new(Record::new(&sim));
+        let (process, recorded) = (sim.process(), record.clone());
+        let outbox = Arc::new(Recorder { process, sent: Mutex::default(), told: Mutex::default(), news: Notify::new(), record: recorded });
         let settings = NodeSettings { bridge: "br0".into(), name: name.into(), pools_dir: "/pools".into() };
         let node = Arc::new(Node::new(sim.host(), books, opened.store, outbox.clone(), settings));
-        let engine = Engine::new(node.clone(), TIMEOUT);
+        let engine = RecordedEngine::new(Engine::new(node.clone(), TIMEOUT), &node, record);
         Self { sim, node, engine, disk, directory, outbox, events: None, _stop: stop.drop_guard() }
     }
 
@@ -175,11 +181,13 @@ impl Rig {
     /// Creates a guest and forgets the messages about it.
     pub(super) async fn with_guest(&mut self, number: u8) -> GuestId {
         let id = GuestId::from_bytes([number; 16]);
+        self.outbox.record.setup(true);
         let answer = self.ask(create_request(id, &format!("group.guest{number}"))).await;
         assert!(answer.success, "{}", answer.error);
         self.settle().await;
         self.take_host_events().await;
         self.sent();
+        self.outbox.record.setup(false);
         id
     }
 }

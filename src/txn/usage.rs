@@ -70,6 +70,11 @@ impl UsageCache {
         self.entries.lock().insert(id, Entry { base, ..Entry::new(self.next_generation()) });
     }
 
+    /// Guests whose figures are kept.
+    pub fn count(&self) -> usize {
+        self.entries.lock().len()
+    }
+
     /// A guest stopped or was found in another state: what was known of it is void.
     pub fn forget(&self, id: GuestId) {
         self.entries.lock().remove(&id);

@@ -14,7 +14,7 @@ const BOOT: Duration = Duration::from_secs(900);
 const PASSWORD: &str = "pässw0rd: 12:30 #\"x\"";
 
 /// Whether a hash `$6$salt$…` is the password's.
-fn is_hash_of(hash: &str, password: &str) -> bool {
+pub fn is_hash_of(hash: &str, password: &str) -> bool {
     let salt = hash.split('$').nth(2).unwrap_or_default();
     let rounds = sha_crypt::Sha512Params::new(sha_crypt::ROUNDS_DEFAULT).unwrap();
     let digest = sha_crypt::sha512_crypt_b64(password.as_bytes(), salt.as_bytes(), &rounds).unwrap();

@@ -18,11 +18,19 @@
 
 mod addresses;
 mod cloudinit;
+mod crash;
+mod doctor;
 mod domain;
 mod faults;
+mod full_disks;
 mod images;
 mod lab;
 mod lab_itself;
 mod life;
+mod linux;
 mod migration;
+mod replay;
+mod security;
 mod snapshots;
+mod takeover;
+mod upgrade;

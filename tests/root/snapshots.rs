@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn sector_of(listing: &str) -> Vec<u8> {
+pub(crate) fn sector_of(listing: &str) -> Vec<u8> {
     let code = listing.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('|'));
     let bytes = code.flat_map(|(bytes, _)| bytes.split_whitespace()).map(|byte| u8::from_str_radix(byte, 16).unwrap());
     let mut sector: Vec<u8> = bytes.collect();
@@ -120,7 +120,7 @@ fn sector_of(listing: &str) -> Vec<u8> {
 }
 
 /// The last number that the guest had written; all before it are there, none after it.
-fn last_number(content: &[u8]) -> u32 {
+pub(crate) fn last_number(content: &[u8]) -> u32 {
     let number = |slot: usize| u32::from_le_bytes(content[(FIRST + slot) * SECTOR..][..4].try_into().unwrap());
     let last = (0..SLOTS).map(number).max().unwrap();
     assert!(last > SLOTS as u32, "only {last} numbers were written");
@@ -171,10 +171,8 @@ fn a_guest_is_snapshotted_while_it_writes_and_restored_to_the_byte() {
     assert_eq!(after.replace("_sys.2.qcow2", "_sys.qcow2").replace("_0.2.qcow2", "_0.qcow2"), before);
     assert_eq!(host.qemu_pid(&domain), qemu, "the guest was not restarted");
 
-    for refused in [MessageId::RESTORE_SNAPSHOT_REQUEST, MessageId::DELETE_SNAPSHOT_REQUEST] {
-        let answer = guest.snapshot(refused, "first").unwrap_err();
-        assert!(matches!(&answer, RequestError::Refused { reason, .. } if reason.contains("stop it first")), "{answer}");
-    }
+    let answer = guest.snapshot(MessageId::RESTORE_SNAPSHOT_REQUEST, "first").unwrap_err();
+    assert!(matches!(&answer, RequestError::Refused { reason, .. } if reason.contains("stop it first")), "{answer}");
     guest.halt();
     let stopped = guest.content(&guest.current());
     assert!(last_number(&stopped) > last_number(&second));
@@ -232,4 +230,122 @@ fn a_live_snapshot_outlives_the_service_and_libvirtd() {
     guest.halt();
     core.remove(&cell, guest.id);
     assert_eq!(guest.files(), 0);
+}
+
+/// A guest that writes, on the tree cold <- first <- second and first <- third, current on third; with what the snapshots hold.
+fn running_tree<'a>(core: &'a TestCore, cell: &'a Cell, name: &str) -> (Writer<'a>, Vec<(&'static str, Vec<u8>)>) {
+    let guest = Writer::new(core, cell, name);
+    guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "cold");
+    guest.boot();
+    for name in ["first", "second"] {
+        guest.writes();
+        guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, name);
+    }
+    guest.halt();
+    guest.done(MessageId::RESTORE_SNAPSHOT_REQUEST, "first");
+    guest.boot();
+    guest.writes();
+    guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "third");
+    guest.writes();
+    let contents = ["cold", "first", "second", "third"].map(|name| (name, guest.content(&guest.frozen(name)))).to_vec();
+    (guest, contents)
+}
+
+impl Writer<'_> {
+    /// Every snapshot that is left holds what it did, by its file and after a restore. The guest is stopped afterwards.
+    fn keeps(&self, contents: &[(&'static str, Vec<u8>)], left: &[&str]) {
+        self.writes();
+        let kept = || contents.iter().filter(|(name, _)| left.contains(name));
+        for (name, content) in kept() {
+            assert_eq!(&self.content(&self.frozen(name)), content, "{name}");
+        }
+        self.halt();
+        assert_eq!(self.files(), 2 * (left.len() + 1), "a file that no book knows");
+        let current = self.content(&self.current());
+        let third = &contents.iter().find(|(name, _)| *name == "third").expect("the youngest").1;
+        assert!(last_number(&current) > last_number(third), "what was written last is lost");
+        for (name, content) in kept() {
+            self.done(MessageId::RESTORE_SNAPSHOT_REQUEST, name);
+            assert_eq!(&self.content(&self.current()), content, "{name}");
+            self.cell.host().run("qemu-img", &["check", "-q", "-f", "qcow2", &self.current()]);
+        }
+        self.boot();
+        self.writes();
+        self.halt();
+    }
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn snapshots_are_deleted_while_the_guest_writes() {
+    let lab = Lab::up(1);
+    let core = TestCore::start(&lab);
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, JOIN);
+    let (guest, contents) = running_tree(&core, &cell, "snapshots.delete");
+    let (host, domain) = (cell.host(), guest.domain());
+    let qemu = host.qemu_pid(&domain);
+    let before = host.virsh(&["dumpxml", "--inactive", "--security-info", &domain]);
+    for (gone, left) in [("cold", 4), ("third", 3)] {
+        guest.done(MessageId::DELETE_SNAPSHOT_REQUEST, gone);
+        assert_eq!(guest.files(), 2 * left, "after {gone}");
+        guest.writes();
+    }
+    let answer = guest.snapshot(MessageId::DELETE_SNAPSHOT_REQUEST, "first").unwrap_err();
+    assert!(answer.to_string().contains("the current disks and 'second' are based on it"), "{answer}");
+    assert_eq!(host.qemu_pid(&domain), qemu, "the guest was not restarted");
+    assert_eq!(host.virsh(&["dumpxml", "--inactive", "--security-info", &domain]), before);
+    assert!(guest.frozen("first").ends_with("_cold_sys.qcow2"), "QEMU knows it by this name");
+    guest.keeps(&contents, &["first", "second"]);
+
+    // what is left can go as well, live, and the name that is taken can be used
+    guest.done(MessageId::RESTORE_SNAPSHOT_REQUEST, "second");
+    guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "cold");
+    guest.boot();
+    guest.writes();
+    for name in ["first", "second", "cold"] {
+        guest.done(MessageId::DELETE_SNAPSHOT_REQUEST, name);
+        guest.writes();
+    }
+    guest.halt();
+    assert_eq!(guest.files(), 2);
+    assert!(last_number(&guest.content(&guest.current())) > 0);
+    core.remove(&cell, guest.id);
+    assert_eq!(guest.files(), 0);
+}
+
+/// The service, libvirtd or QEMU dies while QEMU merges.
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn a_deletion_that_breaks_off_in_a_running_guest_is_completed() {
+    let lab = Lab::up(1);
+    let core = TestCore::start(&lab);
+    let cell = Cell::started(lab.cell(1), "nano");
+    core.joined(&cell, JOIN);
+    let (guest, contents) = running_tree(&core, &cell, "snapshots.break");
+    // Returns when QEMU has begun.
+    let delete = |name: &str| {
+        let begun = || cell.file("log/cell.log").matches("a merge of images begins").count();
+        let before = begun();
+        let request = Message::new(MessageId::DELETE_SNAPSHOT_REQUEST).string(Key::Instance, guest.id.to_string());
+        core.send(&cell.name(), request.string(Key::Name, name)).unwrap();
+        eventually("QEMU begins to merge", PATIENCE, || begun() > before);
+    };
+
+    delete("cold");
+    cell.kill();
+    cell.host().libvirtd("kill");
+    cell.host().libvirtd("start");
+    cell.start();
+    core.joined(&cell, PATIENCE);
+    eventually("the deletion is completed", PATIENCE, || guest.files() == 8);
+    guest.writes();
+
+    delete("third");
+    let qemu = cell.host().qemu_pid(&guest.domain());
+    cell.host().signal(qemu, nix::sys::signal::Signal::SIGKILL);
+    eventually("it is completed without the guest", PATIENCE, || guest.files() == 6);
+    eventually("the guest is known to be stopped", PATIENCE, || core.running(&cell, guest.id).is_ok_and(|running| !running));
+    guest.boot();
+    guest.keeps(&contents, &["first", "second"]);
 }

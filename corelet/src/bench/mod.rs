@@ -9,11 +9,13 @@ mod plan;
 mod process;
 mod report;
 mod stats;
+mod storm;
 
 pub use plan::Plan;
 pub use process::{Memory, Process, ProcessError};
 pub use report::{Idle, Line, MemoryLine, Report};
 pub use stats::Summary;
+pub use storm::{storm, Storm, StormReport};
 
 use std::time::Duration;
 
@@ -63,7 +65,7 @@ pub enum BenchError {
 
 /// Runs the plan against a Cell that has joined; `progress` is told what goes on.
 ///
-/// Guests that were made for the bench are removed also when it fails or `stop` calls it off.
+/// Guests that were made for the bench are removed also when it fails or `stop` calls it off, unless the plan keeps them.
 pub async fn run(
     core: &Core,
     cell: &str,
@@ -73,6 +75,10 @@ pub async fn run(
 ) -> Result<Report, BenchError> {
     let mut bench = Bench { core, cell, plan, report: Report::new(cell, plan), fleet: Fleet::new(core, cell) };
     let outcome = stop.run_until_cancelled(bench.measure(progress)).await.unwrap_or(Err(BenchError::Interrupted));
+    if plan.keep {
+        outcome?;
+        return Ok(bench.report);
+    }
     progress("removing the guests of the bench");
     let removed = bench.fleet.remove(plan.change_parallel, plan.cell_process.as_ref()).await;
     outcome?;

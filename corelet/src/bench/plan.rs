@@ -9,6 +9,8 @@ use super::process::Process;
 pub struct Plan {
     /// Guests that the Cell shall have; missing ones are created, and removed at the end.
     pub guests: usize,
+    /// Leave the guests that were made.
+    pub keep: bool,
     /// How many of them run while the status of running guests is asked for; 0 leaves that out.
     pub running: usize,
     /// Requests in flight of the parallel phases.
@@ -29,6 +31,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             guests: 100,
+            keep: false,
             running: 1,
             parallel: 64,
             change_parallel: 8,

@@ -238,6 +238,8 @@ pub(crate) enum Command {
     },
     /// Measure how fast the Cell answers and what that costs it
     Bench(BenchArgs),
+    /// Send many requests at once, some of them to guests that hang, and see that each is answered in time
+    Storm(StormArgs),
     /// Send a captured Core's requests to the Cell and compare the answers with the captured ones by meaning
     Replay {
         /// Capture: one JSON object a line with t, from (core or cell) and message
@@ -274,6 +276,9 @@ pub(crate) struct BenchArgs {
     /// Guests that the Cell shall have
     #[arg(long, default_value_t = 100)]
     pub(crate) guests: usize,
+    /// Leave the guests that were made
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// How many of them run while the status of running guests is asked for
     #[arg(long, default_value_t = 1)]
     pub(crate) running: usize,
@@ -301,6 +306,27 @@ pub(crate) struct BenchArgs {
     /// Show the figures beside those of this file
     #[arg(long, value_name = "FILE")]
     pub(crate) compare: Option<PathBuf>,
+}
+
+/// What to send at once.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Slow requests need running guests whose QEMU hangs, such as one that was sent SIGSTOP. Exit status 1 when a request had no answer or the \
+    connection broke."
+)]
+pub(crate) struct StormArgs {
+    /// Requests in all
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) requests: u32,
+    /// In which time they are sent, in seconds
+    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) within: Duration,
+    /// How many of them go to guests that hang
+    #[arg(long, default_value_t = 1024, requires = "stuck")]
+    pub(crate) slow: u32,
+    /// Name or id of a running guest that hangs; repeat it
+    #[arg(long, value_name = "GUEST")]
+    pub(crate) stuck: Vec<String>,
 }
 
 /// A guest to create.

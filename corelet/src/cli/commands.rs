@@ -102,6 +102,7 @@ impl Session {
             Command::Raw { message, parameters, event } => self.raw(&message, &parameters, event).await,
             Command::Replay { capture, skip, allow_unsupported } => self.replay(&capture, &skip, allow_unsupported).await,
             Command::Bench(arguments) => self.bench(&arguments).await,
+            Command::Storm(arguments) => self.storm(&arguments).await,
             Command::PpmToPng { input, output } => Ok(ppm::convert(&input, &output)?),
             Command::Shell { .. } => Err(CliError::Usage("this is the shell already".into())),
         }

@@ -69,6 +69,5 @@ impl CliError {
 
 /// An error with all its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    cell::model::Chain(error).to_string()
 }

@@ -1,6 +1,7 @@
 //! Commands about disk images.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -41,6 +42,19 @@ pub(super) fn serve(arguments: &ServeArgs, output: Output) -> Result<(), CliErro
 }
 
 impl Session {
+    /// An image server beside the Core, on the first of its ports that is free.
+    pub(super) async fn serve_images(&self, directory: &Path) -> Result<ImageServer, CliError> {
+        let address = IpAddr::V4(*self.core.address().ip());
+        for port in PORTS {
+            let config = ImageServerConfig { directory: directory.to_owned(), listen: SocketAddr::new(address, port), tls: true };
+            match ImageServer::start(config).await {
+                Err(crate::images::ImageServerError::Bind(..)) if port != *PORTS.end() => {}
+                started => return Ok(started?),
+            }
+        }
+        Err(CliError::Usage("no port is free for an image server".into()))
+    }
+
     /// Where the Cell gets an image from, and the server when it is ours; dropping that ends it. `new` images are not there yet.
     pub(super) async fn image_source(
         &self,
@@ -50,19 +64,7 @@ impl Session {
     ) -> Result<(Option<ImageServer>, ImageSource), CliError> {
         let usage = |text: &str| CliError::Usage(text.into());
         if let Some(directory) = &arguments.image_dir {
-            let address = IpAddr::V4(*self.core.address().ip());
-            let mut server = None;
-            for port in PORTS {
-                let config = ImageServerConfig { directory: directory.clone(), listen: SocketAddr::new(address, port), tls: true };
-                match ImageServer::start(config).await {
-                    Err(crate::images::ImageServerError::Bind(..)) if port != *PORTS.end() => {}
-                    started => {
-                        server = Some(started?);
-                        break;
-                    }
-                }
-            }
-            let server = server.ok_or_else(|| usage("no port is free for an image server"))?;
+            let server = self.serve_images(directory).await?;
             let found = server.images()?.into_iter().find(|image| image.id == id);
             let size = match (found, new) {
                 (None, true) => 0,
@@ -70,7 +72,7 @@ impl Session {
                 (Some(_), true) => return Err(CliError::Failed(format!("{} has an image '{id}' already", directory.display()))),
                 (None, false) => return Err(CliError::Failed(format!("{} has no image '{id}'", directory.display()))),
             };
-            let source = ImageSource { id: id.into(), host: address.to_string(), port: server.address().port(), size };
+            let source = ImageSource { id: id.into(), host: server.address().ip().to_string(), port: server.address().port(), size };
             return Ok((Some(server), source));
         }
         let (Some(host), Some(port)) = (&arguments.image_host, arguments.image_port) else {

@@ -72,7 +72,7 @@ fn log_to_stderr(verbose: u8) {
 
 async fn with_core(cli: Cli, output: Output) -> Result<(), CliError> {
     let Cli { options, command } = cli;
-    let session = open(options, output).await?;
+    let session = open(options, &command, output).await?;
     let outcome = until_interrupted(&session, command).await;
     session.close().await;
     outcome
@@ -95,8 +95,12 @@ async fn until_interrupted(session: &Session, command: Command) -> Result<(), Cl
     Err(CliError::Interrupted)
 }
 
-async fn open(options: Options, output: Output) -> Result<Session, CliError> {
+async fn open(options: Options, command: &Command, output: Output) -> Result<Session, CliError> {
     let mut config = options.core_config().ok_or(CliError::NoListenAddress)?;
+    if let Command::Storm(arguments) = command {
+        // All may wait for their answers at the same time, which is more than a real Core asks.
+        config.sessions = config.sessions.saturating_add(arguments.requests);
+    }
     config.transport.kcp = wide_windows(config.transport.kcp);
     let core = Core::start(config).await?;
     output.note(&format!("{} listens on {} for domain '{}'", core.config().name, core.address(), core.config().domain));

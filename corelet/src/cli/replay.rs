@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::commands::Session;
 use super::error::CliError;
-use crate::replay::{self, Outcome, Replayed};
+use crate::replay::{self, Options, Outcome, Replayed};
 
 impl Session {
     pub(crate) async fn replay(&self, path: &Path, skip: &[String], allow_unsupported: bool) -> Result<(), CliError> {
@@ -22,7 +22,10 @@ impl Session {
             let value = serde_json::to_value(result).unwrap_or_default();
             failed_output = failed_output.take().or(self.output.item(&line(result), &value).err());
         };
-        let results = replay::run(&self.core, &cell, &steps, &skip, &self.tidy.begin(), &mut tell).await;
+        let directory = tempfile::tempdir()?;
+        let server = self.serve_images(directory.path()).await?;
+        let options = Options { skip: &skip, images: Some(server.address()), equal_guests: true };
+        let results = replay::run(&self.core, &cell, &steps, options, &self.tidy.begin(), &mut tell).await;
         self.tidy.end();
         failed_output.map_or(Ok(()), |error| Err(CliError::Io(error)))?;
         self.summary(&cell, &results, allow_unsupported)

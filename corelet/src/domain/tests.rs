@@ -16,7 +16,7 @@ struct Fixture {
 fn fixture() -> Fixture {
     let log = EventLog::new();
     let events = log.now();
-    Fixture { domain: Domain::new(PoolConfig::default(), true, T_CORE, log), events, now: Duration::ZERO }
+    Fixture { domain: Domain::new(PoolConfig::default(), true, T_CORE, 1024, log), events, now: Duration::ZERO }
 }
 
 impl Fixture {

@@ -38,6 +38,8 @@ pub struct Step {
     pub request: Message,
     /// The first message with its session.
     pub answer: Option<Message>,
+    /// Further messages with its session: how an upload goes on.
+    pub updates: Vec<Message>,
     /// The events about the same guest that followed.
     pub events: Vec<Message>,
 }
@@ -55,12 +57,13 @@ pub fn parse(text: &str) -> Result<Vec<Step>, CaptureError> {
         match from {
             Side::Core => {
                 waiting.insert(message.from, steps.len());
-                steps.push(Step { t, request: message, answer: None, events: Vec::new() });
+                steps.push(Step { t, request: message, answer: None, updates: Vec::new(), events: Vec::new() });
             }
             Side::Cell if message.to != 0 => {
-                let step = waiting.remove(&message.to).and_then(|index| steps.get_mut(index));
-                if let Some(step) = step {
-                    step.answer = Some(message);
+                let Some(step) = waiting.get(&message.to).and_then(|index| steps.get_mut(*index)) else { continue };
+                match step.answer {
+                    None => step.answer = Some(message),
+                    Some(_) => step.updates.push(message),
                 }
             }
             Side::Cell => {

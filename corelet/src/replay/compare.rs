@@ -1,6 +1,7 @@
 //! Two answers, compared by meaning.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use cell::proto::message::{Key, Message, MessageId, Params};
 
@@ -23,10 +24,12 @@ enum What {
     Id,
     /// A text that the captured answer lacks.
     MoreText(Key),
+    /// What a text says.
+    Text(Key),
 }
 
 /// Everything that a Cell of ours answers otherwise than the captured reference on purpose.
-pub const DELIBERATE: [Deliberate; 4] = [
+pub const DELIBERATE: [Deliberate; 5] = [
     Deliberate {
         request: MessageId::SHRINK_DISK_REQUEST,
         what: What::Id,
@@ -41,6 +44,11 @@ pub const DELIBERATE: [Deliberate; 4] = [
         request: MessageId::GET_INSTANCE_STATUS_REQUEST,
         what: What::MoreText(Key::External),
         reason: "External(61) is told; a Core reads it and the reference never sends it (contract §6.2)",
+    },
+    Deliberate {
+        request: MessageId::GET_INSTANCE_STATUS_REQUEST,
+        what: What::Text(Key::System),
+        reason: "System(42) is the template's; the reference sends a field of old data files, which is empty (contract §14 B9)",
     },
     Deliberate {
         request: MessageId::GET_INSTANCE_STATUS_REQUEST,
@@ -90,6 +98,15 @@ impl Comparison {
         }
     }
 
+    /// Values that do not depend on the host.
+    fn values<T: PartialEq + fmt::Debug>(&mut self, map: &str, captured: &Params<T>, live: &Params<T>) {
+        for (key, captured) in captured.iter().filter(|(key, _)| !OF_THE_HOST.contains(key)) {
+            let Some(live) = live.get(key).filter(|live| *live != captured) else { continue };
+            let what = (map == TEXTS).then_some(What::Text(*key));
+            self.differs(what, format!("{key} of the {map} is {live:?} instead of {captured:?}"));
+        }
+    }
+
     fn lengths<T>(&mut self, map: &str, captured: &Params<Vec<T>>, live: &Params<Vec<T>>) {
         for (key, captured) in captured {
             let Some(live) = live.get(key).filter(|live| live.len() != captured.len()) else { continue };
@@ -97,6 +114,9 @@ impl Comparison {
         }
     }
 }
+
+/// Ports, MACs, times, secrets, addresses that were seen, and figures: another host has others.
+const OF_THE_HOST: [Key; 8] = [Key::Monitor, Key::Hardware, Key::Create, Key::Secret, Key::Address, Key::Available, Key::IO, Key::Usage];
 
 const TEXTS: &str = "texts";
 
@@ -131,8 +151,21 @@ fn contents(comparison: &mut Comparison, captured: &Message, live: &Message) {
     comparison.keys("fractions", &captured.float_params, &live.float_params);
     comparison.keys("lists of numbers", &captured.uint_array_params, &live.uint_array_params);
     comparison.keys("lists of texts", &captured.string_array_params, &live.string_array_params);
-    if !lists_guests {
-        comparison.lengths("lists of numbers", &captured.uint_array_params, &live.uint_array_params);
-        comparison.lengths("lists of texts", &captured.string_array_params, &live.string_array_params);
+    if lists_guests {
+        return; // the guests are compared one by one
+    }
+    comparison.lengths("lists of numbers", &captured.uint_array_params, &live.uint_array_params);
+    comparison.lengths("lists of texts", &captured.string_array_params, &live.string_array_params);
+    if !comparison.differences.is_empty() {
+        return; // the values would only say the same once more
+    }
+    comparison.values("numbers", &captured.uint_params, &live.uint_params);
+    comparison.values("flags", &captured.bool_params, &live.bool_params);
+    comparison.values(TEXTS, &captured.string_params, &live.string_params);
+    comparison.values("signed numbers", &captured.int_params, &live.int_params);
+    comparison.values("lists of numbers", &captured.uint_array_params, &live.uint_array_params);
+    if captured.id != MessageId::QUERY_CELL_STORAGE_RESPONSE {
+        // where a host keeps its disks is its own affair
+        comparison.values("lists of texts", &captured.string_array_params, &live.string_array_params);
     }
 }

@@ -1,16 +1,19 @@
 //! A captured Core's requests, sent again to a live Cell, and the answers compared by meaning.
 //!
-//! Contract: requests go in the order of the capture, each after the answer and the events that followed the one before. Guests that the capture creates
-//! get ids and names of their own; requests about any other guest, and those that need the capture's image server, are skipped and named. Answers are
-//! compared by id, success, keys of each map (which are also the types) and lengths of lists; values differ from host to host. What differs on
-//! purpose is listed in [`DELIBERATE`].
+//! Contract: before the first request the live Cell gets guests equal to those that the capture's Cell had, as its list says, and an image on the image server that
+//! stands for the capture's. Requests go in the order of the capture, each after the answer and the events that followed the one before. Guests
+//! get ids and names of their own; what can't be sent is skipped and named. Answers are compared by id, success, keys of each map (which are also the
+//! types), lengths of lists, and values; those that differ from host to host do not count: ports, MACs, times, secrets, addresses that were seen,
+//! figures, paths. What differs on purpose is listed in [`DELIBERATE`].
 
 mod capture;
 mod compare;
+mod guests;
 mod mapping;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cell::model::GuestId;
@@ -72,63 +75,139 @@ pub struct Replayed {
     pub outcome: Outcome,
 }
 
-/// Replays a capture against a Cell that has joined; `tell` gets each result at once. `skip` names requests that are not to be sent.
+/// How a capture is replayed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// Requests that are not to be sent.
+    pub skip: &'a [MessageId],
+    /// An image server that takes uploads; without one requests about images are skipped.
+    pub images: Option<SocketAddr>,
+    /// The Cell gets guests equal to those that the capture's Cell had before; without them lists of guests are compared by their form.
+    pub equal_guests: bool,
+}
+
+/// Replays a capture against a Cell that has joined; `tell` gets each result at once.
 ///
 /// Guests that are left over are removed, and the Cell is told of our own pool again, also when `stop` calls it off.
 pub async fn run(
     core: &Core,
     cell: &str,
     steps: &[Step],
-    skip: &[MessageId],
+    options: Options<'_>,
     stop: &CancellationToken,
     tell: &mut dyn FnMut(&Replayed),
 ) -> Vec<Replayed> {
-    let mut mapping = Mapping::new(cell);
+    let others = core.cell(cell).map(|cell| cell.guests.keys().copied().collect()).unwrap_or_default();
+    let mut replay = Replay { core, cell, mapping: Mapping::new(cell), others, options };
     let mut results = Vec::new();
-    for step in steps {
-        let translated = match skip.contains(&step.request.id) {
-            true => Err("left out on request".into()),
-            false => mapping.translate(&step.request),
-        };
-        let outcome = match translated {
-            Err(reason) => Outcome::Skipped { reason },
-            Ok(request) => match stop.run_until_cancelled(repeat(core, cell, step, request, &mapping)).await {
-                Some(outcome) => outcome,
-                None => break,
-            },
-        };
-        let request = step.request.id.name().map_or_else(|| step.request.id.to_string(), str::to_owned);
-        let result = Replayed { t: step.t, request, outcome };
+    let mut told = |result: Replayed| {
         tell(&result);
         results.push(result);
+    };
+    if let Some(Err(reason)) = stop.run_until_cancelled(replay.prepare(steps)).await {
+        told(Replayed { t: 0.0, request: "preparation".into(), outcome: Outcome::Different { differences: vec![reason] } });
     }
-    clean_up(core, cell, &mapping).await;
+    for step in steps {
+        let Some(outcome) = stop.run_until_cancelled(replay.step(step)).await else { break };
+        let request = step.request.id.name().map_or_else(|| step.request.id.to_string(), str::to_owned);
+        told(Replayed { t: step.t, request, outcome });
+    }
+    clean_up(core, cell, &replay.mapping).await;
     results
 }
 
-/// Sends one request again and compares what comes.
-async fn repeat(core: &Core, cell: &str, step: &Step, request: Message, mapping: &Mapping) -> Outcome {
-    let events = core.events();
-    let Some(expected) = &step.answer else {
-        return match core.send(cell, request) {
-            Ok(()) => Outcome::Equal,
-            Err(error) => Outcome::Different { differences: vec![error.to_string()] },
-        };
-    };
-    let sent = request.id;
-    let mut comparison = match core.exchange(cell, request).await {
-        Ok(answer) if !answer.success && answer.error.contains(UNSUPPORTED) => return Outcome::Unsupported { reason: answer.error },
-        Ok(answer) => compare::answers(sent, expected, &answer),
-        Err(error) => compare::Comparison::failed(error.to_string()),
-    };
-    if comparison.differences.is_empty() {
-        for event in &step.events {
-            if let Err(difference) = await_event(&events, event, mapping).await {
-                comparison.differences.push(difference);
+/// A replay under way.
+struct Replay<'a> {
+    core: &'a Core,
+    cell: &'a str,
+    mapping: Mapping,
+    /// Guests that were there before.
+    others: Vec<GuestId>,
+    options: Options<'a>,
+}
+
+impl Replay<'_> {
+    /// Makes the live Cell as the capture's was.
+    async fn prepare(&mut self, steps: &[Step]) -> Result<(), String> {
+        if let Some(server) = self.options.images {
+            let about_images = |step: &&Step| mapping::about_images(&step.request);
+            if steps.iter().any(|step| about_images(&step)) {
+                let image = guests::make_image(self.core, self.cell, server, &self.mapping).await;
+                self.mapping.use_image(image.map_err(|reason| format!("no image could be made: {reason}"))?);
             }
         }
+        let list = steps.iter().filter_map(|step| step.answer.as_ref()).find(|answer| answer.id == MessageId::COMPUTE_CELL_READY_EVENT);
+        match list.filter(|list| self.options.equal_guests && list.success) {
+            Some(list) => guests::make_equal(self.core, self.cell, list, &mut self.mapping)
+                .await
+                .map_err(|reason| format!("no equal guests could be made: {reason}")),
+            None => Ok(()),
+        }
     }
-    comparison.outcome()
+
+    async fn step(&mut self, step: &Step) -> Outcome {
+        if self.options.skip.contains(&step.request.id) {
+            return Outcome::Skipped { reason: "left out on request".into() };
+        }
+        match self.mapping.translate(&step.request) {
+            Err(reason) => Outcome::Skipped { reason },
+            Ok(request) if request.id == MessageId::CREATE_DISK_IMAGE_REQUEST => self.upload(step, &request).await,
+            Ok(request) => self.repeat(step, request).await,
+        }
+    }
+
+    /// Sends one request again and compares what comes.
+    async fn repeat(&self, step: &Step, request: Message) -> Outcome {
+        let (core, cell) = (self.core, self.cell);
+        let events = core.events();
+        let Some(captured) = &step.answer else {
+            return match core.send(cell, request) {
+                Ok(()) => Outcome::Equal,
+                Err(error) => Outcome::Different { differences: vec![error.to_string()] },
+            };
+        };
+        let sent = request.id;
+        let mut comparison = match core.exchange(cell, request).await {
+            Ok(answer) if !answer.success && answer.error.contains(UNSUPPORTED) => return Outcome::Unsupported { reason: answer.error },
+            Ok(answer) => self.compare(sent, captured, &answer),
+            Err(error) => compare::Comparison::failed(error.to_string()),
+        };
+        if comparison.differences.is_empty() {
+            for event in &step.events {
+                if let Err(difference) = await_event(&events, event, &self.mapping).await {
+                    comparison.differences.push(difference);
+                }
+            }
+        }
+        comparison.outcome()
+    }
+
+    fn compare(&self, sent: MessageId, captured: &Message, answer: &Message) -> compare::Comparison {
+        let mut comparison = compare::answers(sent, &self.mapping.expect(captured), answer);
+        let lists = self.options.equal_guests && captured.id == MessageId::COMPUTE_CELL_READY_EVENT && captured.success && answer.success;
+        if lists && comparison.differences.is_empty() {
+            comparison.differences = guests::compare(captured, answer, &self.mapping, &self.others);
+        }
+        comparison
+    }
+
+    /// An upload is told by further messages of the same session.
+    async fn upload(&self, step: &Step, request: &Message) -> Outcome {
+        let text = |key| request.string_params.get(&key).cloned().unwrap_or_default();
+        let (Ok(guest), Some(server)) = (text(Key::Guest).parse(), self.options.images) else {
+            return Outcome::Skipped { reason: "it names no guest".into() };
+        };
+        let image = requests::ImageSource { id: text(Key::Image), host: text(Key::Host), port: server.port(), size: 0 };
+        let finished = step.updates.last().is_some_and(|last| last.success && last.bool_params.get(&Key::Enable) == Some(&true));
+        match (self.core.create_disk_image(self.cell, guest, &image, |_| {}).await, finished) {
+            (Ok(_), true) => Outcome::Equal,
+            (Ok(size), false) => {
+                Outcome::Different { differences: vec![format!("it succeeded with {size} bytes; in the capture it failed")] }
+            }
+            (Err(error), true) => Outcome::Different { differences: vec![format!("it failed: {error}")] },
+            (Err(_), false) => Outcome::Equal,
+        }
+    }
 }
 
 /// Waits for an event that followed in the capture. Events of the captured step may come in any order.

@@ -1,6 +1,8 @@
+use super::mapping::LiveImage;
 use super::*;
 
 const LIFECYCLE: &str = include_str!("../../../tests/vectors/lifecycle-messages.jsonl");
+const ADDRESSES: &str = include_str!("../../../tests/vectors/addresses-messages.jsonl");
 const IMAGES: &str = include_str!("../../../tests/vectors/images-messages.jsonl");
 
 fn step(steps: &[Step], id: MessageId) -> &Step {
@@ -59,10 +61,86 @@ fn differences(id: MessageId, live: &Message) -> Vec<String> {
 }
 
 #[test]
-fn equal_answers_are_equal_whatever_their_values() {
+fn what_another_host_has_otherwise_does_not_count() {
     let id = MessageId::GET_INSTANCE_STATUS_REQUEST;
-    let live = answer(id).from_session(900).string(Key::Name, "manager.other").uint(Key::Monitor, 5999).float(Key::Usage, 12.5);
+    let live = answer(id).from_session(900).string(Key::Secret, "other").string(Key::Hardware, "00:16:3e:00:00:01");
+    let live = live.uint(Key::Monitor, 5999).float(Key::Usage, 12.5).uints(Key::IO, [1, 2, 3, 4]);
     assert_eq!(compare::answers(id, &answer(id), &live).outcome(), Outcome::Equal);
+    let id = MessageId::QUERY_CELL_STORAGE_REQUEST;
+    let live = answer(id).strings(Key::System, ["/srv".to_owned()]);
+    assert_eq!(compare::answers(id, &answer(id), &live).outcome(), Outcome::Equal);
+}
+
+#[test]
+fn values_with_a_meaning_count() {
+    let id = MessageId::GET_INSTANCE_STATUS_REQUEST;
+    let captured = answer(id);
+    assert_eq!(differences(id, &captured.clone().uint(Key::Status, 0)), ["Status(10) of the numbers is 0 instead of 1"]);
+    assert_eq!(differences(id, &captured.clone().bool(Key::Media, true)), ["Media(36) of the flags is true instead of false"]);
+    assert_eq!(differences(id, &captured.string(Key::User, "other")), ["User(18) of the texts is \"other\" instead of \"admin\""]);
+    let id = MessageId::QUERY_SNAPSHOT_REQUEST;
+    let live = answer(id).strings(Key::Name, ["s2".to_owned()]);
+    assert_eq!(differences(id, &live), ["Name(0) of the lists of texts is [\"s2\"] instead of [\"s1\"]"]);
+}
+
+#[test]
+fn an_answer_is_expected_with_the_live_guest_and_its_name() {
+    let steps = parse(LIFECYCLE).unwrap();
+    let mut mapping = Mapping::new("Cell_live");
+    let request = mapping.translate(&step(&steps, MessageId::CREATE_GUEST_REQUEST).request).unwrap();
+    let expected = mapping.expect(&answer(MessageId::GET_INSTANCE_STATUS_REQUEST));
+    assert_eq!(expected.string_params[&Key::Instance], request.string_params[&Key::Instance]);
+    assert_eq!(expected.string_params[&Key::Name], request.string_params[&Key::Name]);
+    let snapshots = mapping.expect(&answer(MessageId::QUERY_SNAPSHOT_REQUEST));
+    assert_eq!(snapshots, answer(MessageId::QUERY_SNAPSHOT_REQUEST));
+}
+
+#[test]
+fn requests_about_images_are_about_the_live_server() {
+    let steps = parse(IMAGES).unwrap();
+    let mut mapping = Mapping::new("Cell_live");
+    let server = "192.0.2.1:5807".parse().unwrap();
+    mapping.use_image(LiveImage { server, id: "live".into(), size: 7 });
+    let create = mapping.translate(&step(&steps, MessageId::CREATE_GUEST_REQUEST).request).unwrap();
+    assert_eq!((create.string_params[&Key::Host].as_str(), create.uint_params[&Key::Port]), ("192.0.2.1", 5807));
+    assert_eq!((create.string_params[&Key::Image].as_str(), create.uint_params[&Key::Size]), ("live", 7));
+    let captured = step(&steps, MessageId::CREATE_DISK_IMAGE_REQUEST);
+    assert_eq!(captured.updates.len(), 2, "progress, and the end");
+    let upload = mapping.translate(&captured.request).unwrap();
+    assert!(upload.string_params[&Key::Image].starts_with(&captured.request.string_params[&Key::Image]));
+    assert!(!upload.uint_params.contains_key(&Key::Size));
+}
+
+/// The captured list of guests, as a Cell would give it that has the same guests under other ids and names.
+fn live_list(captured: &Message, mapping: &mut Mapping) -> Message {
+    let mut live = captured.clone();
+    for id in live.string_array_params.get_mut(&Key::Instance).unwrap() {
+        *id = mapping.enter(id).to_string();
+    }
+    for name in live.string_array_params.get_mut(&Key::Name).unwrap() {
+        *name = mapping.name(name);
+    }
+    live
+}
+
+#[test]
+fn lists_of_guests_are_compared_guest_by_guest() {
+    let captured = step(&parse(ADDRESSES).unwrap(), MessageId::COMPUTE_POOL_READY_EVENT).answer.clone().unwrap();
+    let mut mapping = Mapping::new("Cell_live");
+    let live = live_list(&captured, &mut mapping);
+    assert_eq!(guests::compare(&captured, &live, &mapping, &[]), [""; 0]);
+    let mut other = live.clone();
+    other.uint_array_params.get_mut(&Key::Status).unwrap()[0] = 1;
+    other.string_array_params.get_mut(&Key::System).unwrap()[1] = "linux".into();
+    let found = guests::compare(&captured, &other, &mapping, &[]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().any(|text| text.contains("running: true")) && found.iter().any(|text| text.contains("System(42)")), "{found:?}");
+    let stranger = GuestId::random();
+    let mut more = live;
+    more.string_array_params.get_mut(&Key::Instance).unwrap()[4] = stranger.to_string();
+    let found = guests::compare(&captured, &more, &mapping, &[]);
+    assert_eq!(found.len(), 2, "one is missing, one is more: {found:?}");
+    assert_eq!(guests::compare(&captured, &more, &mapping, &[stranger]).len(), 1, "it was there before");
 }
 
 #[test]
@@ -94,4 +172,12 @@ fn deliberate_differences_are_told_apart() {
     let other = MessageId::RESIZE_DISK_REQUEST;
     let live = Message { id: MessageId::SHRINK_DISK_RESPONSE, ..answer(other) };
     assert!(matches!(compare::answers(other, &answer(other), &live).outcome(), Outcome::Different { .. }), "only there");
+}
+
+#[test]
+fn the_manual_lists_every_deliberate_difference() {
+    let manual = include_str!("../../../docs/corelet.md");
+    for known in DELIBERATE {
+        assert!(manual.contains(known.reason), "{}", known.reason);
+    }
 }

@@ -6,7 +6,7 @@ fn own(deadline: u64) -> Waiting {
 
 #[test]
 fn numbers_go_round_from_two() {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(MAX_SESSION);
     let given: Vec<u32> = (0..1024).map(|_| sessions.open("a", own(1)).unwrap()).collect();
     let expected: Vec<u32> = (2..=1024).chain([1]).collect();
     assert_eq!(given, expected);
@@ -19,7 +19,7 @@ fn numbers_go_round_from_two() {
 
 #[test]
 fn a_number_just_freed_comes_last() {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(MAX_SESSION);
     assert_eq!(sessions.open("a", own(1)), Some(2));
     sessions.close(2);
     assert_eq!(sessions.open("a", own(1)), Some(3), "a late answer to 2 must not meet a new request");
@@ -27,7 +27,7 @@ fn a_number_just_freed_comes_last() {
 
 #[test]
 fn sessions_of_a_lost_cell_end_together() {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(MAX_SESSION);
     for cell in ["a", "b", "a"] {
         sessions.open(cell, own(1)).unwrap();
     }
@@ -38,7 +38,7 @@ fn sessions_of_a_lost_cell_end_together() {
 
 #[test]
 fn the_earliest_own_deadline_counts() {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(MAX_SESSION);
     assert_eq!(sessions.next_deadline(), None);
     let (sender, _receiver) = oneshot::channel();
     sessions.open("a", Waiting::Caller(sender)).unwrap();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Instant;
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, Writer};
@@ -70,10 +71,20 @@ pub(super) fn switch(connection: &Connection, id: GuestId, images: &[(String, St
         return Ok(Change::Unchanged);
     }
     let order = snapshot(&document, images, &what)?;
+    let begun = Instant::now();
     let frozen = agent_is_there(&document) && freeze(&domain, id);
+    let froze = begun.elapsed();
     let done = DomainSnapshot::create_xml(&domain, &order, SNAPSHOT);
+    let switched = begun.elapsed().saturating_sub(froze);
     if agent_is_there(&document) {
         thaw(&domain, id, frozen);
+    }
+    if frozen {
+        let [whole, froze, switched] = [begun.elapsed(), froze, switched].map(|time| time.as_millis());
+        tracing::info!(
+            guest = %id,
+            "the guest's file systems were frozen for {whole} ms at most: {froze} until its agent said so, {switched} for QEMU to switch"
+        );
     }
     let Err(error) = done else { return Ok(Change::Changed) };
     let refused = failed(&what, &error);
@@ -84,7 +95,8 @@ pub(super) fn switch(connection: &Connection, id: GuestId, images: &[(String, St
     }
 }
 
-fn live(domain: &Domain, what: &str) -> Result<Node> {
+/// What a running domain has now.
+pub(super) fn live(domain: &Domain, what: &str) -> Result<Node> {
     Node::parse(&domain.get_xml_desc(0).map_err(|error| failed(what, &error))?)
 }
 
@@ -92,18 +104,26 @@ fn disks(document: &Node) -> impl Iterator<Item = &Node> {
     document.find(&["devices"]).into_iter().flat_map(|devices| &devices.children).filter(|device| device.name == "disk")
 }
 
-fn target(disk: &Node) -> Option<&str> {
+/// The guest's name of a disk.
+pub(super) fn target(disk: &Node) -> Option<&str> {
     disk.find(&["target"])?.attribute("dev")
 }
 
-/// Where the guest has the image at `path`. A disk that was started from a pool names its volume, one that was switched its file.
+/// The disk that writes to the image at `path`.
+pub(super) fn disk_at<'a>(document: &'a Node, path: &str) -> Option<&'a Node> {
+    disks(document).find(|disk| is_at(disk, path))
+}
+
+/// Whether a disk, or a layer below it, is the image at `path`. What was started from a pool is told by its volume, the rest by its file.
+pub(super) fn is_at(layer: &Node, path: &str) -> bool {
+    let name = Path::new(path).file_name().and_then(|name| name.to_str());
+    let source = layer.find(&["source"]);
+    source.is_some_and(|source| source.attribute("file") == Some(path) || (name.is_some() && source.attribute("volume") == name))
+}
+
+/// Where the guest has the image at `path`.
 fn target_of(document: &Node, path: &str) -> Option<String> {
-    let name = Path::new(path).file_name()?.to_str()?;
-    let found = disks(document).find(|disk| {
-        let source = disk.find(&["source"]);
-        source.is_some_and(|source| source.attribute("file") == Some(path) || source.attribute("volume") == Some(name))
-    });
-    target(found?).map(str::to_owned)
+    target(disk_at(document, path)?).map(str::to_owned)
 }
 
 fn uses_all(document: &Node, images: &[(String, String)]) -> bool {

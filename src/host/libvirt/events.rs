@@ -1,8 +1,8 @@
 //! The calls of libvirt that the `virt` crate does not wrap: lifecycle events, the end of a connection, the statistics of one domain, and the
-//! limits of a running domain's disks.
+//! limits and failures of a running domain's disks.
 //! The event loop that delivers the first two runs in one thread of its own.
 //!
-//! Contract: this is the only file of the project with `unsafe`. Callbacks run on the event thread; they only put a small value into a
+//! Contract: `unsafe` is here and, for block jobs, in [`super::block_job`], and nowhere else. Callbacks run on the event thread; they only put a small value into a
 //! bounded channel, never block and never call libvirt. A full channel loses no event for good: it raises a flag upon which the receiver
 //! asks for everything anew.
 #![allow(unsafe_code)]
@@ -48,6 +48,8 @@ pub(super) enum Lifecycle {
     Undefined,
     /// A QEMU process exists.
     Running,
+    /// It exists, and has paused the guest because of a failed disk.
+    Held,
     /// The QEMU process ended.
     Stopped,
 }
@@ -59,6 +61,7 @@ impl Lifecycle {
             sys::VIR_DOMAIN_EVENT_UNDEFINED if u32::try_from(detail) == Ok(sys::VIR_DOMAIN_EVENT_UNDEFINED_RENAMED) => None,
             sys::VIR_DOMAIN_EVENT_DEFINED => Some(Self::Defined),
             sys::VIR_DOMAIN_EVENT_UNDEFINED => Some(Self::Undefined),
+            sys::VIR_DOMAIN_EVENT_SUSPENDED if u32::try_from(detail) == Ok(sys::VIR_DOMAIN_EVENT_SUSPENDED_IOERROR) => Some(Self::Held),
             sys::VIR_DOMAIN_EVENT_STARTED | sys::VIR_DOMAIN_EVENT_SUSPENDED | sys::VIR_DOMAIN_EVENT_RESUMED => Some(Self::Running),
             sys::VIR_DOMAIN_EVENT_STOPPED => Some(Self::Stopped),
             _ => None,
@@ -287,4 +290,26 @@ fn number(name: &str, value: u64) -> sys::virTypedParameter {
     }
     let type_ = c_int::try_from(sys::VIR_TYPED_PARAM_ULLONG).unwrap_or_default();
     sys::virTypedParameter { field, type_, value: sys::_virTypedParameterValue { ul: value } }
+}
+
+/// Most disks that are asked about; a guest has no more places for them.
+const DISKS: usize = 64;
+
+/// Disks of a running domain that failed, by their names in the guest ("sda"), and whether the file system was full.
+pub(super) fn failed_disks(domain: &Domain) -> Result<Vec<(String, bool)>, VirtError> {
+    let mut records = [const { sys::virDomainDiskError { disk: ptr::null_mut(), error: 0 } }; DISKS];
+    let room = u32::try_from(records.len()).unwrap_or_default();
+    // SAFETY: `records` has room for as many as it says; libvirt fills the first of them with names that it has allocated.
+    let count = unsafe { sys::virDomainGetDiskErrors(domain.as_ptr(), records.as_mut_ptr(), room, 0) };
+    let Ok(count) = usize::try_from(count) else { return Err(VirtError::last_error()) };
+    let failed = records.iter().take(count).map(|record| {
+        // SAFETY: libvirt's names are terminated; whoever asked for them frees them, once.
+        let name = unsafe {
+            let name = CStr::from_ptr(record.disk).to_string_lossy().into_owned();
+            nix::libc::free(record.disk.cast());
+            name
+        };
+        (name, u32::try_from(record.error) == Ok(sys::VIR_DOMAIN_DISK_ERROR_NO_SPACE))
+    });
+    Ok(failed.collect())
 }

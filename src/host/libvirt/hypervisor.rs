@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use virt::domain::Domain;
 use virt::error::{Error as VirtError, ErrorNumber};
@@ -14,14 +15,17 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use crate::host::storage::selinux;
-use crate::host::{Applied, Change, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Result};
+use crate::host::{
+    Applied, Change, DefinedDomain, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter, HeldGuest, HostError,
+    HostEvent, Hypervisor, LiveMerge, Progress, Result,
+};
 use crate::model::{GuestConfig, GuestId, PowerState};
 
 use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{block, domain, edit, filter, media, qemu, sample, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, held, media, merge, qemu, sample, survey, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -199,6 +203,46 @@ impl Hypervisor for Libvirt {
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 
+    async fn held(&self) -> Result<Vec<HeldGuest>> {
+        let ids = self.lanes.run(Lane::Quick, Effect::Reads, "list the paused guests".into(), held::list).await?;
+        let look = |id: GuestId| async move {
+            let what = format!("look at the disks of guest {id}");
+            let disks = self.lanes.run(Lane::Sample(id), Effect::Reads, what, move |connection| held::disks(connection, id)).await;
+            HeldGuest { id, disks: disks.unwrap_or_default() }
+        };
+        Ok(join_all(ids.into_iter().map(look)).await)
+    }
+
+    async fn resume(&self, id: GuestId) -> Result<Change> {
+        let what = format!("let guest {id} go on");
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, move |connection| held::resume(connection, id)).await
+    }
+
+    async fn definitions(&self) -> Result<Vec<DefinedDomain>> {
+        self.lanes.run(Lane::Quick, Effect::Reads, "read the definitions of the domains".into(), survey::domains).await
+    }
+
+    async fn filters(&self) -> Result<Vec<GuestFilter>> {
+        self.lanes.run(Lane::Quick, Effect::Reads, "list the filters".into(), survey::filters).await
+    }
+
+    async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState> {
+        let (guest, what) = (Arc::new(guest.clone()), format!("read the filter of guest {}", guest.id));
+        self.lanes.run(Lane::Quick, Effect::Reads, what, move |connection| filter_state(connection, &guest)).await
+    }
+
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change> {
+        let (merge, what) = (merge.clone(), format!("begin to merge images of guest {id}"));
+        let work = move |connection: &Connection| merge::begin(connection, id, &merge);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
+    }
+
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>> {
+        let (path, what) = (path.to_owned(), format!("see how far a merge of guest {id} is"));
+        let work = move |connection: &Connection| merge::progress(connection, id, &path);
+        self.lanes.run(Lane::Sample(id), Effect::Reads, what, work).await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         self.events.lock().take()
     }
@@ -277,6 +321,13 @@ fn filter_of(guest: &GuestConfig) -> Result<String> {
         );
     }
     filter::build(guest, tracking)
+}
+
+fn filter_state(connection: &Connection, guest: &GuestConfig) -> Result<FilterState> {
+    let what = format!("cannot read the filter of guest {}", guest.id);
+    let Some(present) = filter_xml(connection, guest.id).map_err(|error| failed(what, &error))? else { return Ok(FilterState::Missing) };
+    let same = filter::same(&present, &filter::build(guest, filter::kernel::tracking())?)?;
+    Ok(if same { FilterState::Right } else { FilterState::Different })
 }
 
 /// libvirt puts a new definition in force for a running guest at once, or keeps the former one.

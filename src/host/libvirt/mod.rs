@@ -9,6 +9,7 @@
 //! - nothing here ever ends a running guest but [`destroy`](super::Hypervisor::destroy).
 
 mod block;
+mod block_job;
 mod capability;
 mod connection;
 mod domain;
@@ -16,15 +17,18 @@ mod edit;
 mod error;
 mod events;
 mod filter;
+mod held;
 mod hypervisor;
 mod lanes;
 mod media;
+mod merge;
 mod nfs;
 mod pool;
 mod qemu;
 mod refresher;
 mod sample;
 mod storage;
+mod survey;
 mod turns;
 mod volume;
 mod watcher;
@@ -116,6 +120,16 @@ impl Libvirt {
             events: Mutex::new(Some(receiver)),
             watcher: tokio::spawn(watcher.run()),
         })
+    }
+}
+
+impl Libvirt {
+    /// How guests are run on this host, in words ("kvm on /usr/bin/qemu-system-x86_64"). Fails when it can't run any as configured.
+    pub async fn runs_guests_as(&self) -> Result<String> {
+        let shared = self.shared.clone();
+        let ask =
+            move |connection: &Connection| shared.machine(connection).map(|machine| format!("{} on {}", machine.kind, machine.emulator));
+        self.lanes.run(lanes::Lane::Quick, lanes::Effect::Reads, "ask what guests this host can run".into(), ask).await
     }
 }
 

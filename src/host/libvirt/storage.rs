@@ -5,19 +5,23 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::host::storage::files;
-use crate::host::{Change, DiskSpace, NfsSource, Result, Storage, VolumeInfo};
+use crate::host::{Change, DiskSpace, NfsSource, PoolStatus, Result, Storage, VolumeInfo};
 use crate::model::Pool;
 
 use super::lanes::{Effect, Lane};
 use super::volume::Made;
-use super::{nfs, pool, volume, Libvirt};
+use super::{nfs, pool, survey, volume, Libvirt};
 
 #[async_trait]
 impl Storage for Libvirt {
     async fn ensure_local_pool(&self, name: &str, target: &str) -> Result<Pool> {
         let (name, target) = (name.to_owned(), target.to_owned());
         let what = format!("set up the storage pool {name}");
-        self.lanes.run(Lane::Files, Effect::Changes, what, move |connection| pool::ensure_local(connection, &name, &target)).await
+        let pool =
+            self.lanes.run(Lane::Files, Effect::Changes, what, move |connection| pool::ensure_local(connection, &name, &target)).await?;
+        // The last run may have ended before it told libvirt of its newest volumes.
+        self.refresher.mark(&pool.name);
+        Ok(pool)
     }
 
     async fn ensure_nfs_pool(&self, name: &str, source: &NfsSource, target: &str) -> Result<Pool> {
@@ -49,6 +53,10 @@ impl Storage for Libvirt {
         self.lanes.run_in_pool(name, Effect::Changes, what, move |connection| pool::remove(connection, &pool)).await
     }
 
+    async fn pools(&self) -> Result<Vec<PoolStatus>> {
+        self.lanes.run(Lane::Files, Effect::Reads, "list the storage pools".into(), survey::pools).await
+    }
+
     async fn create_volume(&self, pool_name: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {
         let (pool, name, blanks) = (pool_name.to_owned(), name.to_owned(), self.blanks.clone());
         let what = format!("create the volume {name}");
@@ -77,6 +85,10 @@ impl Storage for Libvirt {
 
     async fn remove_file(&self, path: &str) -> Result<Change> {
         files::remove(path).await
+    }
+
+    async fn settle(&self) {
+        self.refresher.settle().await;
     }
 
     async fn space(&self, paths: &[String]) -> DiskSpace {

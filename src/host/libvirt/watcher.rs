@@ -131,7 +131,7 @@ fn powers(domains: &[DomainStatus]) -> Powers {
 
 fn note(known: &mut Powers, id: GuestId, what: Lifecycle) {
     match what {
-        Lifecycle::Running => known.insert(id, PowerState::Running),
+        Lifecycle::Running | Lifecycle::Held => known.insert(id, PowerState::Running),
         Lifecycle::Stopped => known.insert(id, PowerState::Stopped),
         Lifecycle::Undefined => known.remove(&id),
         Lifecycle::Defined => Some(*known.entry(id).or_insert(PowerState::Stopped)),
@@ -151,6 +151,7 @@ fn event(id: GuestId, what: Lifecycle) -> HostEvent {
         Lifecycle::Defined => HostEvent::Defined(id),
         Lifecycle::Undefined => HostEvent::Undefined(id),
         Lifecycle::Running => HostEvent::Power { id, power: PowerState::Running },
+        Lifecycle::Held => HostEvent::Held(id),
         Lifecycle::Stopped => HostEvent::Power { id, power: PowerState::Stopped },
     }
 }

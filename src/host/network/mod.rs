@@ -4,6 +4,7 @@
 //! namespace; sysfs is only looked at to tell a bridge from another interface, and only where it shows this namespace.
 
 pub mod dhcp;
+pub mod ports;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::super::{Change, DiskImage, Disks, ErrorKind, HostError, Result};
+use super::super::{Change, DiskImage, Disks, ErrorKind, HostError, LongJob, Result};
 use super::faults::Operation;
-use super::world::{changed, exists, not_found, World};
+use super::world::{changed, exists, not_found, World, VOLUME_OVERHEAD};
 use super::SimHost;
 
 /// What an image holds beside its capacity, which stands in [`super::SimState::directories`]. An image without an entry is blank.
@@ -72,7 +72,7 @@ impl World {
         self.state.directories.get(directory)?.get(name).copied()
     }
 
-    fn image(&self, path: &str) -> Result<u64> {
+    pub(super) fn image(&self, path: &str) -> Result<u64> {
         self.capacity(path).ok_or_else(|| not_found("image", &path))
     }
 
@@ -99,7 +99,7 @@ impl World {
         Ok(())
     }
 
-    fn set_layer(&mut self, path: &str, layer: SimLayer) {
+    pub(super) fn set_layer(&mut self, path: &str, layer: SimLayer) {
         if layer == SimLayer::default() {
             self.state.layers.remove(path);
         } else {
@@ -107,8 +107,15 @@ impl World {
         }
     }
 
-    fn layer(&self, path: &str) -> SimLayer {
+    pub(super) fn layer(&self, path: &str) -> SimLayer {
         self.state.layers.get(path).cloned().unwrap_or_default()
+    }
+
+    /// Gives `path` the capacity of `like` where that is larger.
+    pub(super) fn grow(&mut self, path: &str, like: &str) {
+        let (Some(present), Some(wanted)) = (self.capacity(path), self.capacity(like)) else { return };
+        // Both are there, so the directory is.
+        let _ = self.put(path, present.max(wanted));
     }
 
     fn move_image(&mut self, from: &str, to: &str) -> Result<()> {
@@ -182,15 +189,16 @@ impl Disks for SimHost {
         self.run(Operation::InspectDisk, None, |world| {
             let (capacity, layer) = (world.image(path)?, world.layer(path));
             let half_merged = layer.before.is_some_and(|before| before.path == path);
-            Ok(DiskImage { capacity, backing: layer.backing, half_merged })
+            Ok(DiskImage { capacity, allocated: VOLUME_OVERHEAD, backing: layer.backing, half_merged })
         })
         .await
     }
 
     async fn files(&self, directory: &str, prefix: &str) -> Result<Vec<String>> {
         self.run(Operation::ListFiles, None, |world| {
-            let files = world.state.directories.get(directory).into_iter().flatten();
-            Ok(files.map(|(name, _)| name.clone()).filter(|name| name.starts_with(prefix)).collect())
+            let mut names = world.names_in(directory);
+            names.retain(|name| name.starts_with(prefix));
+            Ok(names)
         })
         .await
     }
@@ -249,5 +257,25 @@ impl Disks for SimHost {
 
     async fn settle(&self, path: &str) -> Result<Change> {
         self.run(Operation::Settle, None, |world| world.settle(path)).await
+    }
+
+    async fn rebase(&self, path: &str, backing: &str) -> Result<Change> {
+        self.run(Operation::Rebase, None, |world| {
+            world.image(path)?;
+            let mut layer = world.layer(path);
+            let before = layer.backing.replace(backing.into());
+            let change = changed(before != layer.backing);
+            world.set_layer(path, layer);
+            Ok(change)
+        })
+        .await
+    }
+
+    async fn persist(&self, path: &str) -> Result<()> {
+        self.run(Operation::Persist, None, |world| world.image(path).map(drop)).await
+    }
+
+    async fn long_job(&self, _: &str) -> Result<LongJob> {
+        Ok(LongJob::new(None))
     }
 }

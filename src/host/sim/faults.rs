@@ -39,6 +39,8 @@ pub enum Operation {
     ResizeDisk,
     ChangeVolumes,
     SwitchDisks,
+    BeginMerge,
+    MergeProgress,
     InspectDisk,
     ListFiles,
     Overlay,
@@ -51,6 +53,8 @@ pub enum Operation {
     Merge,
     Unmerge,
     Settle,
+    Rebase,
+    Persist,
     Bridge,
     Neighbours,
     Fetch,
@@ -64,6 +68,12 @@ pub enum Operation {
     EraseShared,
     Claim,
     SetClaim,
+    Held,
+    Resume,
+    Definitions,
+    Filters,
+    FilterState,
+    Pools,
 }
 
 /// Whether a failing operation was carried out all the same.
@@ -94,6 +104,8 @@ impl From<ErrorKind> for Fault {
 /// Faults, latencies and hanging guests.
 pub(super) struct Plan {
     begun: u64,
+    /// Numbers of the operations that failed on demand.
+    met: Vec<u64>,
     by_number: BTreeMap<u64, Fault>,
     by_operation: HashMap<Operation, VecDeque<Fault>>,
     pub(super) latency: HashMap<Operation, Duration>,
@@ -106,6 +118,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             begun: 0,
+            met: Vec::new(),
             by_number: BTreeMap::new(),
             by_operation: HashMap::new(),
             latency: HashMap::new(),
@@ -121,7 +134,15 @@ impl Plan {
     pub(super) fn begin(&mut self, operation: Operation) -> Option<Fault> {
         self.begun += 1;
         let by_number = self.by_number.remove(&self.begun);
-        by_number.or_else(|| self.by_operation.get_mut(&operation)?.pop_front())
+        let fault = by_number.or_else(|| self.by_operation.get_mut(&operation)?.pop_front());
+        if fault.is_some() {
+            self.met.push(self.begun);
+        }
+        fault
+    }
+
+    pub(super) fn met(&self) -> Vec<u64> {
+        self.met.clone()
     }
 
     pub(super) fn begun(&self) -> u64 {

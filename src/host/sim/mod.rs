@@ -10,8 +10,10 @@ mod disks;
 mod edits;
 mod faults;
 mod images;
+mod merges;
 mod process;
 mod share;
+mod survey;
 mod traits;
 mod world;
 
@@ -103,6 +105,11 @@ impl SimHost {
         self.inner.plan.lock().begun()
     }
 
+    /// Which operations failed on demand so far, by their numbers as [`SimHost::operations`] counts.
+    pub fn faults_met(&self) -> Vec<u64> {
+        self.inner.plan.lock().met()
+    }
+
     /// The next operation of this kind that has no fault yet fails. Several calls queue up.
     pub fn fail_next(&self, operation: Operation, fault: impl Into<Fault>) {
         self.inner.plan.lock().fail_next(operation, fault.into());
@@ -166,6 +173,16 @@ impl SimHost {
         if let Some(domain) = self.inner.world.lock().state.domains.get_mut(&id) {
             domain.filter = policy;
         }
+    }
+
+    /// Somebody else changes the host, and nobody is told.
+    pub fn change(&self, change: impl FnOnce(&mut SimState)) {
+        change(&mut self.inner.world.lock().state);
+    }
+
+    /// A guest's write to this disk finds no space, and QEMU holds the guest; nothing happens when it does not run.
+    pub fn hold_behind(&self, id: GuestId, disk: &str) {
+        self.inner.world.lock().hold(id, disk);
     }
 
     /// Somebody else removes a domain, running or not.

@@ -332,7 +332,7 @@ proptest! {
             while let Ok(event) = events.try_recv() {
                 match event {
                     HostEvent::Connected(list) => known = list.into_iter().map(|domain| (domain.id, domain.power)).collect(),
-                    HostEvent::Disconnected(_) => {}
+                    HostEvent::Disconnected(_) | HostEvent::Held(_) => {}
                     HostEvent::Power { id, power } => drop(known.insert(id, power)),
                     HostEvent::Undefined(id) => drop(known.remove(&id)),
                     HostEvent::Defined(id) => drop(known.entry(id).or_insert(PowerState::Stopped)),

@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Applied, Bridge, Change, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Hypervisor, Neighbour,
-    Network, NfsSource, Result, Storage, VolumeInfo,
+    Applied, Bridge, Change, DefinedDomain, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter,
+    HeldGuest, HostError, HostEvent, Hypervisor, LiveMerge, Neighbour, Network, NfsSource, PoolStatus, Progress, Result, Storage,
+    VolumeInfo,
 };
 use super::faults::{Effect, Fault, Operation};
 use super::share::SimShare;
@@ -192,6 +193,34 @@ impl Hypervisor for SimHost {
         self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await
     }
 
+    async fn held(&self) -> Result<Vec<HeldGuest>> {
+        self.run(Operation::Held, None, |world| Ok(world.held())).await
+    }
+
+    async fn resume(&self, id: GuestId) -> Result<Change> {
+        self.run(Operation::Resume, Some(id), |world| world.resume(id)).await
+    }
+
+    async fn definitions(&self) -> Result<Vec<DefinedDomain>> {
+        self.run(Operation::Definitions, None, |world| Ok(world.definitions())).await
+    }
+
+    async fn filters(&self) -> Result<Vec<GuestFilter>> {
+        self.run(Operation::Filters, None, |world| Ok(world.filters())).await
+    }
+
+    async fn filter_state(&self, guest: &GuestConfig) -> Result<FilterState> {
+        self.run(Operation::FilterState, None, |world| Ok(world.filter_state(guest))).await
+    }
+
+    async fn begin_merge(&self, id: GuestId, merge: &LiveMerge) -> Result<Change> {
+        self.run(Operation::BeginMerge, Some(id), |world| world.begin_merge(id, merge)).await
+    }
+
+    async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>> {
+        self.run(Operation::MergeProgress, Some(id), |world| world.merge_progress(id, path)).await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         let events = self.inner.events.lock().take()?;
         self.inner.world.lock().listen();
@@ -229,6 +258,10 @@ impl Storage for SimHost {
     async fn remove_pool(&self, name: &str) -> Result<Change> {
         self.wait_for_server(self.share_of(name)).await?;
         self.run(Operation::RemovePool, None, |world| Ok(world.remove_pool(name))).await
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolStatus>> {
+        self.run(Operation::Pools, None, |world| world.pools()).await
     }
 
     async fn create_volume(&self, pool: &str, name: &str, capacity: u64) -> Result<VolumeInfo> {

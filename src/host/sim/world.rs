@@ -1,16 +1,17 @@
 //! What there is on the simulated host, and libvirt's rules for changing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 
 use super::super::{
-    Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, HostError, HostEvent, Neighbour, NfsSource, Result, VolumeInfo,
+    Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, FailedDisk, HostError, HostEvent, Neighbour, NfsSource, Result, VolumeInfo,
 };
 use super::disks::SimLayer;
 use super::images::{SimImage, SimPart};
+use super::merges::{Merge, MergePlan};
 use super::share::{next_host, SimShare};
 use crate::model::{GuestConfig, GuestId, Pool, PoolMode, PowerState, SecurityPolicy};
 
@@ -39,6 +40,8 @@ pub struct SimState {
     pub contents: BTreeMap<String, String>,
     /// Images that lie beside a disk, by the disk's path.
     pub parts: BTreeMap<String, SimPart>,
+    /// Filters of guests that have no domain.
+    pub stray_filters: BTreeSet<GuestId>,
 }
 
 /// A domain and its filter.
@@ -56,6 +59,10 @@ pub struct SimDomain {
     pub autostart: bool,
     /// What the filter holds now.
     pub filter: Option<SecurityPolicy>,
+    /// There is a filter.
+    pub filtered: bool,
+    /// The disk because of which QEMU holds it.
+    pub held: Option<FailedDisk>,
 }
 
 /// A pool: a directory, or an export that is mounted there.
@@ -69,6 +76,8 @@ pub struct SimPool {
     pub source: Option<NfsSource>,
     /// A shared pool that is not mounted can't be used.
     pub active: bool,
+    /// Started with the host.
+    pub autostart: bool,
 }
 
 /// The state and what goes with it.
@@ -103,6 +112,10 @@ pub(super) struct World {
     pub(super) quiet_neighbours: Vec<Neighbour>,
     /// What the agents were told.
     pub(super) agent_commands: Vec<(GuestId, String)>,
+    /// Block jobs under way.
+    pub(super) merges: Vec<Merge>,
+    /// How block jobs go.
+    pub(super) merge_plan: MergePlan,
 }
 
 impl World {
@@ -129,6 +142,8 @@ impl World {
             neighbours: Vec::new(),
             quiet_neighbours: Vec::new(),
             agent_commands: Vec::new(),
+            merges: Vec::new(),
+            merge_plan: MergePlan::default(),
         }
     }
 
@@ -164,7 +179,7 @@ impl World {
         }
     }
 
-    fn emit(&mut self, event: HostEvent) {
+    pub(super) fn emit(&mut self, event: HostEvent) {
         if !self.connected || !self.listening {
             return;
         }
@@ -197,7 +212,10 @@ impl World {
             power: PowerState::Stopped,
             autostart: false,
             filter: guest.security.clone(),
+            filtered: true,
+            held: None,
         };
+        self.state.stray_filters.remove(&guest.id);
         self.state.domains.insert(guest.id, domain);
         self.emit(HostEvent::Defined(guest.id));
         Ok(())
@@ -205,7 +223,7 @@ impl World {
 
     pub(super) fn undefine(&mut self, id: GuestId) -> Result<Change> {
         match self.state.domains.get(&id) {
-            None => Ok(Change::Unchanged),
+            None => Ok(changed(self.state.stray_filters.remove(&id))),
             Some(domain) if domain.power == PowerState::Running => {
                 Err(HostError::new(ErrorKind::Busy, format!("can't undefine domain {id}: it is running")))
             }
@@ -243,7 +261,10 @@ impl World {
         if domain.power == power {
             return Change::Unchanged;
         }
+        self.end_merges();
+        let Some(domain) = self.state.domains.get_mut(&id) else { return Change::Unchanged };
         domain.power = power;
+        domain.held = None;
         domain.live = (power == PowerState::Running).then(|| domain.config.clone());
         if power == PowerState::Running {
             self.started.insert(id, Instant::now());
@@ -272,8 +293,8 @@ impl World {
 
     pub(super) fn update_filter(&mut self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
         let domain = self.get_mut(id)?;
-        let different = domain.filter.as_ref() != policy;
-        domain.filter = policy.cloned();
+        let different = domain.filter.as_ref() != policy || !domain.filtered;
+        (domain.filter, domain.filtered) = (policy.cloned(), true);
         Ok(changed(different))
     }
 
@@ -352,13 +373,13 @@ impl World {
         if !target.starts_with('/') || name.is_empty() || name.contains('/') {
             return Err(HostError::new(ErrorKind::Invalid, format!("pool '{name}' can't be at '{target}'")));
         }
-        match self.state.pools.get(name) {
+        match self.state.pools.get_mut(name) {
             Some(pool) if pool.target != target || pool.source.is_some() => return Err(exists("pool", &name)),
-            Some(_) => {}
+            Some(pool) => (pool.active, pool.autostart) = (true, true),
             None => {
                 self.pools_made = self.pools_made.wrapping_add(1);
                 let id = GuestId::from_bytes([self.pools_made; 16]);
-                self.state.pools.insert(name.into(), SimPool { id, target: target.into(), source: None, active: true });
+                self.state.pools.insert(name.into(), SimPool { id, target: target.into(), source: None, active: true, autostart: true });
                 self.state.directories.entry(target.into()).or_default();
             }
         }
@@ -378,13 +399,16 @@ impl World {
     pub(super) fn ensure_nfs_pool(&mut self, name: &str, source: &NfsSource, target: &str) -> Result<Pool> {
         match self.state.pools.get_mut(name) {
             Some(pool) if pool.source.as_ref() != Some(source) => return Err(exists("pool", &name)),
-            Some(pool) => pool.active = true,
+            Some(pool) => (pool.active, pool.autostart) = (true, false),
             None => {
                 let refused = || HostError::new(ErrorKind::Failed, format!("{}:{} can't be mounted", source.host, source.path));
                 self.export(source).ok_or_else(refused)?;
                 self.pools_made = self.pools_made.wrapping_add(1);
                 let id = GuestId::from_bytes([self.pools_made; 16]);
-                self.state.pools.insert(name.into(), SimPool { id, target: target.into(), source: Some(source.clone()), active: true });
+                self.state.pools.insert(
+                    name.into(),
+                    SimPool { id, target: target.into(), source: Some(source.clone()), active: true, autostart: false },
+                );
             }
         }
         self.pull();
@@ -483,7 +507,7 @@ impl World {
         DiskSpace { free: self.free(), total: self.disk_size, unreadable }
     }
 
-    fn free(&self) -> u64 {
+    pub(super) fn free(&self) -> u64 {
         let volumes = self.state.directories.values().flatten();
         volumes.fold(self.disk_size, |free, _| free.saturating_sub(VOLUME_OVERHEAD))
     }
@@ -494,7 +518,7 @@ impl World {
         Ok((target, volumes))
     }
 
-    fn get(&self, id: GuestId) -> Result<&SimDomain> {
+    pub(super) fn get(&self, id: GuestId) -> Result<&SimDomain> {
         self.state.domains.get(&id).ok_or_else(|| not_found("domain", &id))
     }
 

@@ -6,6 +6,8 @@
 //! removes an entry by name, whichever connection said "closed".
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 mod types;
 mod vigil;
@@ -68,6 +70,9 @@ pub struct Membership {
     failures: u32,
     distrusted: Vec<(SocketAddrV4, Duration)>,
 }
+
+/// How much of a stranger's name may stand in an error.
+const LONGEST_NAME: usize = 64;
 
 /// Addresses that are distrusted at a time.
 const MAX_DISTRUSTED: usize = 16;
@@ -221,6 +226,15 @@ impl Membership {
         }
     }
 
+    /// Bytes that the connection holds for reassembly, resending and recovery.
+    #[cfg(test)]
+    fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Connecting(link) | State::Joined(link, _) | State::Closing { link, .. } => link.peer.held_bytes(),
+            State::Searching(_) | State::Pausing { .. } | State::Left => 0,
+        }
+    }
+
     fn link_mut(&mut self) -> Option<&mut Link> {
         match &mut self.state {
             State::Connecting(link) | State::Joined(link, _) | State::Closing { link, .. } => Some(link),
@@ -319,6 +333,9 @@ impl Membership {
             State::Connecting(link) => link,
             other => return self.state = other,
         };
+        if let Some(reason) = self.mismatch(&core_name) {
+            return self.turn_away(now, link, &reason);
+        }
         link.core_name = core_name;
         if self.stale_entry {
             let core = link.core;
@@ -334,6 +351,22 @@ impl Membership {
             local_address: link.local,
         });
         self.state = State::Joined(link, Box::new(Vigil::new(now, self.config.recovery)));
+    }
+
+    /// What speaks against a Core of this name.
+    fn mismatch(&self, seen: &str) -> Option<String> {
+        let pinned = self.config.core_name.as_deref().filter(|pinned| *pinned != seen)?;
+        let seen: String = seen.chars().take(LONGEST_NAME).collect();
+        Some(format!("it calls itself {seen:?}, but core_name pins {pinned:?}; nothing is taken from it"))
+    }
+
+    /// Parts from a Core that is not ours: a farewell, so that it drops our name, and nothing more.
+    fn turn_away(&mut self, now: Duration, mut link: Box<Link>, reason: &str) {
+        link.peer.close(now, Duration::ZERO);
+        let core = link.core;
+        self.state = State::Connecting(link);
+        self.release(now);
+        self.retry_later(now, core, reason);
     }
 
     fn closed(&mut self, now: Duration, reason: &CloseReason) {

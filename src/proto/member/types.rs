@@ -17,6 +17,8 @@ pub struct MembershipConfig {
     pub domain: String,
     /// A Core's fixed address, where multicast does not pass; without it the domain is searched.
     pub core_address: Option<SocketAddrV4>,
+    /// The only Core that is joined, by the name that it gives in the handshake; any without it.
+    pub core_name: Option<String>,
     /// The last run did not say "closed", so a Core may still hold its connection under our name (transport §4.4).
     pub unclean: bool,
     /// Seed of ping ids, conversation numbers and back-off: from the system's generator, fixed in tests.
@@ -38,6 +40,7 @@ impl MembershipConfig {
             name: name.into(),
             domain: domain.into(),
             core_address: None,
+            core_name: None,
             unclean: false,
             seed,
             connection: Timing::CELL,

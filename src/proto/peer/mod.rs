@@ -176,6 +176,12 @@ impl Peer {
         self.stage = Stage::Finished;
     }
 
+    /// Bytes that wait inside the transport.
+    #[cfg(test)]
+    pub(in crate::proto) fn held_bytes(&self) -> usize {
+        self.transport.held_bytes()
+    }
+
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Duration) {
         match self.stage {

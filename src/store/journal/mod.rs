@@ -36,7 +36,8 @@ use crate::model::GuestId;
 
 pub(super) use writer::JournalWriter;
 
-pub(super) const NAME: &str = "journal.data";
+/// Its name in the data directory.
+pub const NAME: &str = "journal.data";
 
 /// Which way a record goes when it is found open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

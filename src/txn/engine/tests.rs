@@ -15,6 +15,12 @@ async fn unknown_requests_and_requests_for_nobody_are_answered() {
     assert!(known_elsewhere.error.contains("QueryGuestRequest"), "{}", known_elsewhere.error);
     let nobody = rig.ask(Message::new(MessageId::MIGRATE_INSTANCE_REQUEST).to_session(33)).await;
     assert!(nobody.error.contains("[00000021]"), "{}", nobody.error);
+    // Contract §5.1: an answer has a session that is not 0, also one that no transaction gives; and nothing sent to it finds anybody.
+    for answer in [&unknown, &known_elsewhere, &nobody] {
+        assert_eq!(answer.from, NO_SESSION);
+        let late = rig.ask(Message::new(MessageId::MIGRATE_INSTANCE_REQUEST).to_session(answer.from)).await;
+        assert!(late.error.contains("no transaction of this cell waits"), "{}", late.error);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -24,6 +30,7 @@ async fn a_request_that_is_json_but_no_message_is_answered() {
     let answer = rig.answer(12).await;
     assert_eq!(answer.id, MessageId::START_INSTANCE_RESPONSE);
     assert!(answer.error.contains("a text stands where a number belongs"), "{}", answer.error);
+    assert_ne!(answer.from, 0);
     rig.engine.invalid(LINK, None, 12, "no id");
     rig.engine.invalid(LINK, Some(MessageId::GUEST_STARTED_EVENT), 12, "an event");
     assert_eq!(rig.sent(), [], "nobody waits for an answer to these");
@@ -74,8 +81,10 @@ async fn a_full_table_refuses_at_once_and_recovers() {
         rig.engine.request(LINK, stop_request(id, [0, 0]).from_session(session));
     }
     assert_eq!(rig.engine.active(), SESSIONS as usize);
-    let refused = rig.ask(about(MessageId::GET_GUEST_REQUEST, id)).await;
+    let refused = rig.ask(stop_request(id, [0, 0])).await;
     assert!(refused.error.contains("1024 sessions"), "{}", refused.error);
+    assert_eq!(refused.from, NO_SESSION);
+    assert!(rig.ask(about(MessageId::GET_GUEST_REQUEST, id)).await.success, "questions find a place of their own");
     rig.sim.release(id);
     rig.settle().await;
     let answers = rig.sent().into_iter().filter(|message| message.id == MessageId::STOP_INSTANCE_RESPONSE).count();
@@ -156,7 +165,7 @@ fn silent(_: Arc<Context>) -> handlers::Work {
 async fn a_handler_that_panics_or_forgets_to_answer_is_answered_for() {
     let mut rig = Rig::new().await;
     for (run, reason) in [(broken as fn(Arc<Context>) -> handlers::Work, "a handler panicked: a defect"), (silent, "without an answer")] {
-        let session = rig.engine.sessions.allocate().unwrap();
+        let session = rig.engine.sessions.allocate(true).unwrap();
         let entry = Entry { run, answer: Some(MessageId::GET_GUEST_RESPONSE), changes: false };
         rig.engine.run(entry, session, LINK, Message::new(MessageId::GET_GUEST_REQUEST).from_session(4));
         let answer = rig.answer(4).await;

@@ -18,6 +18,8 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let job = context.job(id, Job::CreateImage).await?;
     context.check()?;
     let (_, disk) = image::check_guest(&context, id, "an image of the system disk")?;
+    // Another host that has taken the guest over may be writing to its disk.
+    context.node.hold(id).await?;
     context.respond(context.success())?;
     let images = &context.node.host.images;
     let (path, target) = (&disk.path, &target);

@@ -21,6 +21,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         |why: &dyn std::fmt::Display| Failure::refused(format!("nothing can be ejected from guest '{}': {why}", guest.config.name));
     lifecycle::next(guest.phase(), Operation::Reset).map_err(|refusal| refused(&refusal))?;
     let media = guest.config.media.clone().ok_or_else(|| refused(&"its drive is empty"))?;
+    context.node.hold(id).await?;
     let mut undo = Undo::new(&context, &[id]);
     if let Err(cause) = steps(&context, &guest, media, &mut undo).await {
         return Err(undo.run(cause).await);

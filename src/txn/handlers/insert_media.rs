@@ -43,6 +43,7 @@ async fn insert(context: &Arc<Context>, id: GuestId, fetched: &Fetched) -> Resul
     let _job = fetched.job(context, id, Job::Media).await?;
     fetched.check(context)?;
     let guest = check(context, id)?;
+    context.node.hold(id).await?;
     let mut undo = Undo::new(context, &[id]);
     match steps(context, &guest, fetched, &mut undo).await {
         Ok(()) => {

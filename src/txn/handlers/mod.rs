@@ -89,6 +89,10 @@ macro_rules! dispatch {
 
         /// Every message that is handled.
         pub const HANDLED: &[MessageId] = &[$(MessageId::$id),+];
+
+        /// The file of each, without its ending.
+        #[cfg(test)]
+        pub(super) const FILES: &[(MessageId, &str)] = &[$((MessageId::$id, stringify!($module))),+];
     };
     (@change) => { true };
     (@query) => { false };

@@ -11,7 +11,8 @@ use crate::txn::setting::Setting;
 use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure, Node};
 
-/// Takes the guest's turn for a change of its settings. A guest that libvirt lost has none that could be changed.
+/// Takes the guest's turn for a change of its settings. A guest that libvirt lost has none that could be changed; those of a guest that another host
+/// has taken over are that host's.
 pub(super) async fn begin(context: &Context, id: GuestId) -> Result<(JobGuard, Guest), Failure> {
     let job = context.job(id, Job::Configure).await?;
     context.check()?;
@@ -22,6 +23,7 @@ pub(super) async fn begin(context: &Context, id: GuestId) -> Result<(JobGuard, G
             guest.config.name
         )));
     }
+    context.node.hold(id).await?;
     Ok((job, guest))
 }
 

@@ -24,9 +24,11 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         [0, 0] => Operation::Shutdown,
         [reboot, force] => return Err(params.bad(Key::Option, format!("is [{reboot}, {force}], two values of 0 or 1 are expected"))),
     };
-    // Power off is the way out of everything, so it waits for no other job on the guest.
+    // Power off is the way out of everything, so it waits for no other job on the guest; and none that a guest runs through for hours
+    // keeps its buttons from being pressed.
     let job = match operation {
         Operation::ForceStop => None,
+        _ if context.node.jobs.current(id).is_some_and(Job::leaves_power_alone) => None,
         _ => Some(context.job(id, Job::Stop).await?),
     };
     context.check()?;
@@ -43,8 +45,10 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         _ => hypervisor.shutdown(id).await?,
     }
     let answered = context.respond(context.success());
-    drop(job);
-    tell_if_stopped(&context, id, guest.power);
+    if let Some(job) = job {
+        drop(job);
+        tell_if_stopped(&context, id, guest.power);
+    }
     answered
 }
 

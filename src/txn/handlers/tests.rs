@@ -1,6 +1,9 @@
+mod defects;
+mod hostile;
 mod media;
 mod rules;
 mod settings;
+mod steps;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -69,6 +69,11 @@ impl Job {
         }
     }
 
+    /// A guest that starts or stops meanwhile does so by itself or for somebody else, and the job does not tell the Core.
+    pub(in crate::txn) fn leaves_power_alone(self) -> bool {
+        matches!(self, Self::DeleteSnapshot)
+    }
+
     /// Takes so long that nobody waits for it.
     fn is_long(self) -> bool {
         matches!(self, Self::Clone | Self::ResetSystem | Self::CreateImage | Self::ShrinkDisk | Self::DeleteSnapshot)
@@ -91,6 +96,11 @@ pub struct Jobs {
 }
 
 impl Jobs {
+    /// Guests that a job works on or waits for.
+    pub fn count(&self) -> usize {
+        self.slots.lock().len()
+    }
+
     /// Waits for the guest's turn, at most until `deadline`, and not at all for a job that takes long; a busy answer names the job in
     /// the way.
     pub async fn acquire(&self, guest: GuestId, job: Job, deadline: Instant) -> Result<JobGuard, Failure> {

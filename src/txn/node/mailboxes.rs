@@ -58,6 +58,11 @@ impl Mailboxes {
         self.0.lock().waiting.retain(|_, waiter| !waiter.about.iter().any(|guest| guests.contains(guest)));
     }
 
+    /// Transactions that wait.
+    pub fn count(&self) -> usize {
+        self.0.lock().waiting.len()
+    }
+
     /// Nobody waits any more, now and in future.
     pub fn close(&self) {
         let mut open = self.0.lock();

@@ -20,6 +20,7 @@ use crate::model::{GuestId, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::{DataFile, Store};
 
+use super::held::Held;
 use super::usage::UsageCache;
 use super::{Failure, Outbox};
 
@@ -35,6 +36,19 @@ pub struct Counters {
     pub failed: AtomicU64,
     /// Answers given by the deadline.
     pub expired: AtomicU64,
+}
+
+/// What is under way on a node; all 0 on one at rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Guests that are being changed, or wait to be.
+    pub jobs: usize,
+    /// Transactions that wait for a further message of the Core.
+    pub waiting: usize,
+    /// Disks on their way from or to an image server.
+    pub transfers: usize,
+    /// Guests whose figures are kept; running ones only.
+    pub watched: usize,
 }
 
 /// What the configuration says about new guests.
@@ -78,6 +92,8 @@ pub struct Node {
     taken: claims::Taken,
     /// Figures of running guests.
     pub usage: Arc<UsageCache>,
+    /// Guests that QEMU holds.
+    pub held: Held,
     /// Counters.
     pub counters: Counters,
     /// Log lines that a peer can trigger.
@@ -108,6 +124,7 @@ impl Node {
             copies,
             taken,
             usage,
+            held: Held::default(),
             counters,
             warnings,
             settings,
@@ -180,6 +197,11 @@ impl Node {
         let books = self.books.lock();
         let count = |power| books.guests.values().filter(|guest| guest.power == power).count();
         (books.guests.len(), count(PowerState::Running), count(PowerState::Lost))
+    }
+
+    /// What is under way.
+    pub fn load(&self) -> Load {
+        Load { jobs: self.jobs.count(), waiting: self.mailboxes.count(), transfers: self.transfers.count(), watched: self.usage.count() }
     }
 
     /// One counter's value.

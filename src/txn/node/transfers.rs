@@ -65,6 +65,11 @@ impl Transfers {
         true
     }
 
+    /// Transfers under way, those that wait for their turn included.
+    pub fn count(&self) -> usize {
+        self.running.lock().len()
+    }
+
     /// Stops all transfers, now and in future.
     pub fn close(&self) {
         self.closing.cancel();

@@ -165,7 +165,7 @@ async fn a_create_touches_nothing_that_is_there_under_its_id() {
     make(&rig.sim, &name).await;
     let answer = rig.ask(create_request(guest(), "g.a")).await;
     assert!(answer.error.contains(&name), "{}", answer.error);
-    assert_eq!(names(&rig), [name.clone()]);
+    assert_eq!(names(&rig), std::slice::from_ref(&name));
     rig.sim.host().storage.delete_volume("local0", &name).await.unwrap();
     let foreign = crate::model::GuestConfig { name: "foreign".into(), ..config() };
     rig.sim.host().hypervisor.define(&foreign).await.unwrap();

@@ -6,9 +6,10 @@
 //! stopped guest are taken back, for the Core and its user believe that nothing has happened; shrinking a disk, deleting a
 //! snapshot, and what was done to a running guest stay done and stand in the books, for the guest sees no difference or could not do without.
 
+pub(super) mod live;
 pub(super) mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -32,14 +33,18 @@ pub(super) struct Volumes {
     pub(super) guest: Arc<GuestConfig>,
     pub(super) group: VolumeGroup,
     pub(super) running: bool,
-    _job: JobGuard,
+    job: JobGuard,
 }
 
 /// Waits for the guest's job and looks at its volumes; nothing is touched. The guest is complete and known to libvirt.
 pub(super) async fn take(context: &Context, id: GuestId, job: Job) -> Result<Volumes, Failure> {
     let guard = context.job(id, job).await?;
     context.check()?;
-    let guest = context.node.books.guest(id)?;
+    look(&context.node, id, guard).await
+}
+
+async fn look(node: &Node, id: GuestId, guard: JobGuard) -> Result<Volumes, Failure> {
+    let guest = node.books.guest(id)?;
     let name = &guest.config.name;
     let refuse = |refusal: Refusal| Failure::refused(format!("the disks of guest '{name}' can't be changed: {refusal}"));
     match guest.phase() {
@@ -49,11 +54,11 @@ pub(super) async fn take(context: &Context, id: GuestId, job: Job) -> Result<Vol
         Phase::Stopped | Phase::Running => {}
     }
     // Disks that another host has taken over are that host's.
-    context.node.hold(id).await?;
-    let group = group(&context.node, &guest)?;
+    node.hold(id).await?;
+    let group = group(node, &guest)?;
     // Asked for, not looked up: somebody may have started it a moment ago.
-    let running = context.node.host.hypervisor.domain(id).await?.power == PowerState::Running;
-    Ok(Volumes { guest: guest.config, group, running, _job: guard })
+    let running = node.host.hypervisor.domain(id).await?.power == PowerState::Running;
+    Ok(Volumes { guest: guest.config, group, running, job: guard })
 }
 
 /// The volumes of a guest as the books know them.
@@ -96,13 +101,30 @@ impl Volumes {
             .files
             .get(wanted)
             .ok_or_else(|| Failure::refused(format!("snapshot '{name}' of guest '{}' has no image of volume {wanted}", self.guest.name)))?;
-        let (directory, file) = path.rsplit_once('/').unwrap_or_default();
-        let known = directory == volume.directory() || directory == self.group.system.directory();
-        if !known || !file.starts_with(&file_prefix(self.id())) {
+        if !self.owns(volume, path) {
             let guest = &self.guest.name;
             return Err(Failure::refused(format!("snapshot '{name}' of guest '{guest}' names '{path}', which is no file of this guest")));
         }
         Ok(path)
+    }
+
+    /// True for a file of this guest in its volumes' directory.
+    fn owns(&self, volume: &Volume, path: &str) -> bool {
+        let (directory, file) = path.rsplit_once('/').unwrap_or_default();
+        let known = directory == volume.directory() || directory == self.group.system.directory();
+        known && file.starts_with(&file_prefix(self.id()))
+    }
+
+    /// A volume by its name.
+    fn volume(&self, name: &str) -> Result<&Volume, Failure> {
+        let found = self.group.volumes().find(|volume| volume.name == name);
+        found.ok_or_else(|| Failure::refused(format!("guest '{}' has no volume {name}", self.guest.name)))
+    }
+
+    /// Takes over what was written in the books since.
+    fn look_again(&mut self, node: &Node) -> Result<(), Failure> {
+        self.group = group(node, &node.books.guest(self.id())?)?;
+        Ok(())
     }
 
     /// Names of all files that the guest has beside its volumes.
@@ -183,12 +205,20 @@ pub(super) fn snapshot_name(params: Params<'_>) -> Result<&str, Failure> {
     Ok(name)
 }
 
-/// Where the images of a snapshot go (contract §11.1): volume name -> path.
+/// Where the images of a snapshot go (contract §11.1): volume name -> path. Where another snapshot has that image since one of this name was
+/// deleted while the guest ran, a number tells them apart.
 pub(super) fn frozen_paths(volumes: &Volumes, snapshot: &str) -> BTreeMap<String, String> {
     let (directory, id) = (volumes.group.system.directory(), volumes.id());
+    let taken: BTreeSet<&String> = volumes.group.snapshots.values().flat_map(|snapshot| snapshot.files.values()).collect();
     let path = |(index, volume): (usize, &Volume)| {
         let ending = index.checked_sub(1).map_or_else(|| "sys".to_owned(), |data| data.to_string());
-        (volume.name.clone(), format!("{directory}/{id}_{snapshot}_{ending}.qcow2"))
+        let mut path = format!("{directory}/{id}_{snapshot}_{ending}.qcow2");
+        let mut number = 1;
+        while taken.contains(&path) {
+            path = format!("{directory}/{id}_{snapshot}_{ending}.{number}.qcow2");
+            number += 1;
+        }
+        (volume.name.clone(), path)
     };
     volumes.group.volumes().enumerate().map(path).collect()
 }

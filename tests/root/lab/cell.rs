@@ -1,13 +1,13 @@
 //! The service under test on one of the hosts.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use cell::model::GuestId;
 use nix::sys::signal::Signal;
 
-use super::{eventually, eventually_some, Host};
+use super::{eventually, eventually_some, Host, Running};
 
 /// What a test guest prints on its serial port when it boots.
 pub const BOOT_LINE: &str = "cell demo guest: it boots";
@@ -15,10 +15,16 @@ pub const BOOT_LINE: &str = "cell demo guest: it boots";
 /// Longest wait for a boot under emulation on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);
 
+/// The program under test: the build of the tests, or another one, for figures of a release build.
+fn built_program() -> PathBuf {
+    std::env::var_os("CELL_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_cell").into(), PathBuf::from)
+}
+
 /// A home directory on a host, with the service that may run in it. Ends with its host.
 pub struct Cell {
     host: Host,
     home: PathBuf,
+    program: PathBuf,
 }
 
 impl Cell {
@@ -29,7 +35,26 @@ impl Cell {
         let settings = format!(r#"{{"domain": "{domain}", "group_address": "224.0.0.226", "group_port": 5599, "timeout": 10}}"#);
         std::fs::write(home.join("config/domain.cfg"), settings).unwrap();
         std::fs::write(home.join("config/cell.cfg"), r#"{"virtualization": "qemu", "log_level": "debug"}"#).unwrap();
-        Self { host, home }
+        Self { host, home, program: built_program() }
+    }
+
+    /// Lays the program into its home, in the place of the one that may be there, and uses that from now on. As an upgrade does: what runs keeps its file.
+    pub fn replace_program(&mut self) {
+        let (beside, program) = (self.home.join("cell.new"), self.home.join("cell"));
+        std::fs::copy(built_program(), &beside).unwrap();
+        std::fs::rename(&beside, &program).unwrap();
+        self.program = program;
+    }
+
+    /// True when the service runs the program that lies in its home now.
+    pub fn runs_its_program(&self) -> bool {
+        let inode = |path: &str| self.host.run("stat", &["-L", "-c", "%i", path]);
+        inode(&format!("/proc/{}/exe", self.pid())) == inode(self.program.to_str().unwrap())
+    }
+
+    /// Below it are its settings, data and logs.
+    pub fn home(&self) -> &std::path::Path {
+        &self.home
     }
 
     /// Installs and starts it.
@@ -55,7 +80,7 @@ impl Cell {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_cell"));
+        let mut command = self.host.command(&self.program);
         command.arg("--home").arg(&self.home).args(arguments);
         command
     }
@@ -63,6 +88,25 @@ impl Cell {
     /// `cell start`, which must succeed; gives what it says.
     pub fn start(&self) -> String {
         super::output_of(&mut self.command(&["start"]))
+    }
+
+    /// `cell start` with places at which it is ended; see `src/faults.rs`.
+    pub fn start_mortal(&self, places: &str) -> String {
+        super::output_of(self.command(&["start"]).env("FAILPOINTS", places))
+    }
+
+    /// `cell start` behind a program that changes its rights.
+    pub fn start_as(&self, wrapper: &[&str]) -> Output {
+        let (program, arguments) = wrapper.split_first().expect("a program");
+        let mut command = self.host.command(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_cell")).arg("--home").arg(&self.home).arg("start").output().unwrap()
+    }
+
+    /// `cell run` as systemd would start it: it is told where to report and how often.
+    pub fn run_notifying(&self, socket: &Path, watchdog: Duration) -> Running {
+        let mut command = self.command(&["run"]);
+        command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", watchdog.as_micros().to_string()).stdout(Stdio::null());
+        Running::start(&mut command)
     }
 
     /// `cell stop`, which must succeed.

@@ -44,6 +44,14 @@ impl TestCore {
         Self::configured(lab, |config| config.domain = domain.into())
     }
 
+    /// A Core of the domain "nano" with this name, which listens at this port.
+    pub fn named(lab: &Lab, name: &str, port: u16) -> Self {
+        Self::configured(lab, |config| {
+            config.name = name.into();
+            config.ports = port..=port;
+        })
+    }
+
     /// A Core of the domain "nano" whose pool gives addresses out of the lab's network in this mode: "dhcp" or "cloudinit".
     pub fn with_addresses(lab: &Lab, mode: &str) -> Self {
         let pool = AddressPool { name: "net0".into(), gateway: CORE_ADDRESS.into(), dns: vec![CORE_ADDRESS.into()], mode: mode.into() };

@@ -100,18 +100,28 @@ impl Host {
 
     /// Puts the small Linux guest on a qcow2 volume of at least 32 MiB.
     pub fn linux_disk(&self, volume: &str) {
-        self.fill(volume, &["make"]);
+        self.fill(volume, &["make"], "");
+    }
+
+    /// Puts the small Linux guest on a qcow2 volume of at least so many MiB, with a file system that it writes to.
+    pub fn linux_disk_of(&self, volume: &str, size: u64) {
+        self.fill(volume, &["make"], &size.to_string());
     }
 
     /// Puts a Debian with cloud-init on a qcow2 volume of at least 1 GiB.
     pub fn debian_disk(&self, volume: &str) {
-        self.fill(volume, &["make-debian", DEBIAN]);
+        self.fill(volume, &["make-debian", DEBIAN], "");
     }
 
-    fn fill(&self, volume: &str, arguments: &[&str]) {
+    fn fill(&self, volume: &str, arguments: &[&str], size: &str) {
         let raw = self.home().join("guest.raw");
         let raw = raw.to_str().expect("UTF-8");
-        output_of(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/linux-guest.sh")).args(arguments).arg(raw));
+        output_of(
+            Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/linux-guest.sh"))
+                .args(arguments)
+                .arg(raw)
+                .args(Some(size).filter(|size| !size.is_empty())),
+        );
         self.run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "qcow2", raw, volume]);
         std::fs::remove_file(raw).expect("it was made just now");
     }

@@ -17,8 +17,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout, MissedTickBehavior};
 
@@ -73,6 +73,11 @@ impl SeedServer {
         }
     }
 
+    /// Serves one connection of `peer` to its end, over whatever carries it.
+    pub async fn converse<S: AsyncRead + AsyncWrite + Unpin>(&self, peer: Ipv4Addr, stream: S) {
+        Client { network: self.network.clone(), instances: self.instances.clone(), peer }.serve(stream).await;
+    }
+
     async fn bind(&self) -> Result<(Ipv4Addr, TcpListener), String> {
         let bridge = self.network.bridge().map_err(|error| error.to_string())?;
         let address = bridge.address.ok_or_else(|| format!("{} has no IPv4 address", bridge.name))?;
@@ -120,7 +125,7 @@ struct Client {
 }
 
 impl Client {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
         let delivering = Arc::new(Mutex::new(None));
         let exchange = async {
             let answer = service_fn(|request| {
@@ -150,7 +155,7 @@ impl Client {
 }
 
 /// Ends our side and waits for the peer to end its own. A peer that closes with bytes unread resets the connection instead.
-async fn closed_in_order(mut stream: TcpStream) -> bool {
+async fn closed_in_order(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> bool {
     if stream.shutdown().await.is_err() {
         return false;
     }

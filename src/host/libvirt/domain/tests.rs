@@ -213,3 +213,46 @@ fn the_filter_is_the_guests_own() {
     let expected = format!("nano-nwfilter-{}", guest.id);
     assert_eq!(devices(&domain, "interface")[0].find(&["filterref"]).unwrap().attribute("filter"), Some(expected.as_str()));
 }
+
+/// Texts, as a hostile Core would choose them.
+fn hostile() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let picked = ["</name><x/>", "]]>", "<![CDATA[", "&amp;&#10;", "'\"", "a\0b", "../../x", "${x}", "\u{202e}\u{feff}", "&", "\n"];
+    prop_oneof![proptest::sample::select(picked.to_vec()).prop_map(str::to_owned), any::<String>(), "[<>&'\"/a-z\\]\\[!-]{0,24}"]
+}
+
+/// Tags and names of attributes, without their values.
+fn shape(node: &Node) -> Vec<String> {
+    let own = format!("{} {:?}", node.name, node.attributes.iter().map(|(key, _)| key).collect::<Vec<_>>());
+    std::iter::once(own).chain(node.children.iter().flat_map(shape)).collect()
+}
+
+fn values(node: &Node) -> Vec<String> {
+    let own = node.attributes.iter().map(|(_, value)| value.clone()).chain([node.text.clone()]);
+    own.chain(node.children.iter().flat_map(values)).collect()
+}
+
+proptest::proptest! {
+    /// Each text is refused, or is in the document exactly once more than in one with harmless texts, and changes nothing else of it.
+    #[test]
+    fn hostile_texts_are_refused_or_stay_texts(texts in [hostile(), hostile(), hostile(), hostile(), hostile(), hostile()]) {
+        let [name, secret, pool, volume, bridge, mac] = texts;
+        let plain = GuestConfig { storage_volumes: vec!["v".into()], disks: vec![1 << 20], boot_image: String::new(), ..guest() };
+        let changed = GuestConfig { name: name.clone(), monitor_secret: Secret::new(secret.clone()), storage_pool: pool.clone(), storage_volumes: vec![volume.clone()],
+            network_source: bridge.clone(), hardware_address: mac.clone(), ..plain.clone() };
+        match build(&changed, &machine(), None) {
+            Err(error) => {
+                proptest::prop_assert_eq!(error.kind, ErrorKind::Invalid);
+                proptest::prop_assert!(secret.chars().count() < 4 || !error.to_string().contains(&secret) || name.contains(&secret));
+            }
+            Ok(document) => {
+                let (ours, harmless) = (Node::parse(&document).unwrap(), parsed(&plain));
+                proptest::prop_assert_eq!(shape(&ours), shape(&harmless));
+                let found = values(&ours);
+                for text in [name.trim(), &pool, &volume, &bridge, &mac] {
+                    proptest::prop_assert!(found.iter().any(|value| value == text), "{:?} is missing", text);
+                }
+            }
+        }
+    }
+}

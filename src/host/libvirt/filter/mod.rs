@@ -29,9 +29,17 @@ pub(super) enum Tracking {
     None,
 }
 
+/// What the names of guests' filters begin with (contract §11.2).
+const PREFIX: &str = "nano-nwfilter-";
+
 /// libvirt's name of a guest's filter.
 pub(super) fn name(id: GuestId) -> String {
-    format!("nano-nwfilter-{id}")
+    format!("{PREFIX}{id}")
+}
+
+/// The guest that a filter's name is about.
+pub(super) fn guest_of(name: &str) -> Option<GuestId> {
+    name.strip_prefix(PREFIX)?.parse().ok()
 }
 
 /// True when the policy turns something away; every other policy is the same as none.

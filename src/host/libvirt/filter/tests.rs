@@ -171,3 +171,22 @@ fn a_filter_is_compared_by_what_it_says() {
     assert!(same(&text, &text.replace("action=\"drop\" direction=\"in\"", "direction=\"in\" action=\"drop\"")).unwrap());
     assert!(!same(&text, &build(&guest(None), Tracking::Connections).unwrap()).unwrap());
 }
+
+proptest::proptest! {
+    /// A text in the place of an address or a MAC is refused, or changes nothing of the filter but values.
+    #[test]
+    fn hostile_texts_are_refused_or_stay_texts(source in "[<>&'\"/a-z0-9.:\\]!-]{0,24}", target in proptest::prelude::any::<String>(), mac in proptest::prelude::any::<String>()) {
+        let rules = vec![Rule { source_address: source, target_address: target, ..rule(false, Protocol::Tcp, 80) }];
+        let changed = GuestConfig { hardware_address: mac, ..guest(policy(true, rules)) };
+        for tracking in [Tracking::Connections, Tracking::None] {
+            match build(&changed, tracking) {
+                Err(error) => proptest::prop_assert_eq!(error.kind, ErrorKind::Invalid),
+                Ok(document) => {
+                    let document = Node::parse(&document).unwrap();
+                    let known = ["uuid", "rule", "filterref"];
+                    proptest::prop_assert!(document.children.iter().all(|child| known.contains(&child.name.as_str())), "{:?}", document);
+                }
+            }
+        }
+    }
+}

@@ -11,6 +11,8 @@ mod responder;
 mod server;
 mod socket;
 
+pub(super) use socket::open;
+
 pub use responder::{answer, Answer};
 pub use server::DhcpServer;
 

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 
 /// Opens UDP `port` for packets that arrive over `interface` only (SO_BINDTODEVICE), with leave to broadcast. Another server on another interface
 /// is no hindrance; one on this interface or on all of them is.
-pub(super) fn open(interface: &str, port: u16) -> io::Result<UdpSocket> {
+pub(in crate::host::network) fn open(interface: &str, port: u16) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_broadcast(true)?;

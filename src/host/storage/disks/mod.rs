@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::qemu_img::{self, Info, Inside};
-use crate::host::{Change, DiskImage, Disks, ErrorKind, HostError, Result};
+use crate::faults;
+use crate::host::{Change, DiskImage, Disks, ErrorKind, HostError, LongJob, Result};
 
 /// Jobs that copy data, at once in one directory. More would only make each of them slower.
 const LONG_JOBS: usize = 2;
@@ -42,6 +43,12 @@ impl LocalDisks {
 
 /// Runs something that blocks.
 async fn blocking<T: Send + 'static>(what: String, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    let work = move || {
+        faults::host();
+        let done = work();
+        faults::host();
+        done
+    };
     let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     done.map_err(|error| {
         let kind = match error.kind() {
@@ -104,7 +111,7 @@ impl Disks for LocalDisks {
         let path = checked(path)?;
         let info = qemu_img::info(&path).await?;
         let half_merged = is_marked(&info, &path);
-        Ok(DiskImage { capacity: info.virtual_size, backing: info.backing_filename, half_merged })
+        Ok(DiskImage { capacity: info.virtual_size, allocated: info.actual_size, backing: info.backing_filename, half_merged })
     }
 
     async fn files(&self, directory: &str, prefix: &str) -> Result<Vec<String>> {
@@ -193,6 +200,24 @@ impl Disks for LocalDisks {
     async fn settle(&self, path: &str) -> Result<Change> {
         let path = checked(path)?;
         settle(&path, &qemu_img::info(&path).await?).await
+    }
+
+    async fn rebase(&self, path: &str, backing: &str) -> Result<Change> {
+        let (path, backing) = (checked(path)?, checked(backing)?);
+        if qemu_img::info(&path).await?.backing_filename.as_deref().map(Path::new) == Some(&backing) {
+            return Ok(Change::Unchanged);
+        }
+        qemu_img::rename_backing(&path, &backing).await?;
+        persist(&path).await?;
+        Ok(Change::Changed)
+    }
+
+    async fn persist(&self, path: &str) -> Result<()> {
+        persist(&checked(path)?).await
+    }
+
+    async fn long_job(&self, path: &str) -> Result<LongJob> {
+        Ok(LongJob::new(Some(self.place(&checked(path)?).await?)))
     }
 }
 

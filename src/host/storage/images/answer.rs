@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::connection::Kind;
 use super::trouble::Trouble;
-use crate::host::ErrorKind;
+use crate::host::{ErrorKind, HostError};
 
 /// Name of the header with the SHA-1 of the whole image.
 const SIGNATURE: &str = "signature";
@@ -128,6 +128,16 @@ impl Answer {
                 Self::Foreign(line.chars().filter(|c| !c.is_control()).take(120).collect())
             }
         }
+    }
+}
+
+/// What a server's answer to the request for a whole disk image of `size` bytes comes to, for whoever has one without its connection: the SHA-1 of
+/// the image that follows, or why none does.
+pub async fn assess(response: Response<Incoming>, size: u64) -> std::result::Result<String, HostError> {
+    match judge(Kind::Disk, response.status(), response.headers(), size, 0) {
+        Verdict::Image(head) => Ok(head.signature),
+        Verdict::Wrong(what) => Err(HostError::new(ErrorKind::Invalid, what)),
+        Verdict::NoImage(head) => Err(no_image("that answered", head, response).await.into_error()),
     }
 }
 

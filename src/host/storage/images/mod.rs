@@ -34,8 +34,10 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::host::{Change, ErrorKind, HostError, ImageLocation, Images, Result, Transfer};
+pub use answer::assess as assess_answer;
 pub(in crate::host) use cache::discard_cache;
 use cache::Cache;
+pub use qcow2::inspect as inspect_qcow2;
 use trouble::on_file;
 
 /// Threads for the network's side of all transfers. One has them take turns; with two, the one with fewer transfers would give each of them more.

@@ -20,7 +20,10 @@ const EXTERNAL_DATA: u64 = 1 << 2;
 const HARMLESS: u64 = 1 << 3 | 1 << 4;
 
 /// The virtual size in bytes, or why the file can't be a system disk.
-pub(super) fn inspect(file: &File) -> io::Result<Result<u64, String>> {
+///
+/// # Errors
+/// The file can't be read.
+pub fn inspect(file: &File) -> io::Result<Result<u64, String>> {
     let mut header = [0; LENGTH];
     let mut filled = 0;
     while let Some(rest) = header.get_mut(filled..).filter(|rest| !rest.is_empty()) {

@@ -52,3 +52,31 @@ async fn a_run_that_does_not_end_is_killed_at_its_deadline() {
     let error = run("cannot wait", Duration::from_millis(200), arguments).await.unwrap_err();
     assert!(error.context.contains("did not end"), "{}", error.context);
 }
+
+#[tokio::test]
+async fn names_that_qemu_img_would_take_for_something_else_never_reach_it() {
+    let image = Path::new("/images/a.qcow2");
+    for name in ["-o", "--help", "nbd:localhost:1", "json:{\"driver\":\"raw\"}", "fat:rw:x", "relative.qcow2", ""] {
+        let hostile = Path::new(name);
+        let refused = [
+            info(hostile).await.err(),
+            create_overlay(hostile, image, 1).await.err(),
+            create_overlay(image, hostile, 1).await.err(),
+            copy_layer(hostile, image, None).await.err(),
+            copy_layer(image, hostile, None).await.err(),
+            commit(hostile, image).await.err(),
+            commit(image, hostile).await.err(),
+            snapshot(hostile, Inside::Forget, "x").await.err(),
+            cut(hostile, 1).await.err(),
+            resize(hostile, 1).await.err(),
+        ];
+        for error in refused {
+            let error = error.expect("refused");
+            assert!(error.kind == ErrorKind::Invalid && error.context.contains("absolute path"), "{name:?}: {}", error.context);
+        }
+    }
+    for name in ["json:{}", "nbd:x/y", "-o"] {
+        assert!(copy_layer(image, image, Some(name)).await.unwrap_err().context.contains("which is no file"), "{name:?}");
+    }
+    assert!(backing_file("base.qcow2").is_ok() && backing_file("/images/a:b.qcow2").is_ok());
+}

@@ -149,6 +149,44 @@ async fn after_the_order_a_guest_stays_here_whatever_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a8_an_ordered_migration_is_finished_whichever_step_fails() {
+    let ordered = || async {
+        let mut pair = Pair::new().await;
+        let id = pair.running_on_b(1).await;
+        let attached = pair.a.ask(attach_request(&[id])).await;
+        assert!(pair.b.ask(detach_request(&[id])).await.success);
+        (pair, id, attached.from)
+    };
+    let steps = {
+        let (mut pair, id, session) = ordered().await;
+        let begun = pair.a.sim.operations();
+        pair.a.engine.request(LINK, migrate_request(&[id], session));
+        pair.a.settle().await;
+        pair.a.sim.operations() - begun
+    };
+    assert!(steps >= 4, "claim, description, filter, start: {steps}");
+    for step in 1..=steps {
+        for effect in [Effect::None, Effect::Done] {
+            for kind in [ErrorKind::Failed, ErrorKind::Unknown, ErrorKind::Unavailable] {
+                let case = format!("step {step} {kind:?} {effect:?}");
+                let (mut pair, id, session) = ordered().await;
+                pair.a.sim.fail_at(step, Fault { kind, effect });
+                pair.a.engine.request(LINK, migrate_request(&[id], session));
+                pair.a.settle().await;
+                let sent = pair.a.sent();
+                assert!(event(&sent, MessageId::INSTANCE_MIGRATED_EVENT).is_some(), "{case}");
+                assert!(event(&sent, MessageId::GUEST_STARTED_EVENT).is_some(), "{case}");
+                assert!(look(&mut pair.a).await, "{case}");
+                assert_eq!(power(&pair.a, id), Some(PowerState::Running), "{case}");
+                let share = pair.share.state();
+                assert_eq!(share.guests[&id].config, *pair.a.node.books.guest(id).unwrap().config, "{case}");
+                assert_eq!((share.claims[&id].owner.as_str(), pair.share.most_copies()), ("Cell_a", 1), "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_cannot_be_started_after_all_is_told_as_stopped() {
     let mut pair = Pair::new().await;
     let id = pair.running_on_b(1).await;

@@ -354,10 +354,18 @@ async fn a_disk_image_is_told_to_the_cores_transaction_every_two_seconds() {
 /// §14 C1: a failed upload is an event, whatever made it fail.
 #[tokio::test(start_paused = true)]
 async fn c1_a_failed_upload_is_told_with_its_reason() {
+    let steps = {
+        let (mut rig, id) = rig_with_guest(LONG).await;
+        let before = rig.sim.operations();
+        assert!(rig.ask(export_request(id)).await.success);
+        rig.settle().await;
+        rig.sim.operations() - before
+    };
+    assert_eq!(steps, 1, "the upload");
     for kind in [ErrorKind::Failed, ErrorKind::Unknown, ErrorKind::NotFound] {
         let (mut rig, id) = rig_with_guest(LONG).await;
         let before = rig.sim.state();
-        rig.sim.fail_next(Operation::Upload, kind);
+        rig.sim.fail_at(steps, kind);
         assert!(rig.ask(export_request(id)).await.success);
         rig.settle().await;
         let last = rig.sent().pop().unwrap();

@@ -5,7 +5,7 @@ use crate::host::sim::{Effect, Fault, Operation, SimShare};
 use crate::model::LOCAL_POOL;
 use crate::proto::message::{Message, MessageId};
 use crate::txn::testing::pair::{look, ready_request, with_export, Pair, MOUNT, POOL};
-use crate::txn::testing::{about, create_request, start_request, Rig, LINK, TIMEOUT};
+use crate::txn::testing::{about, create_request, export_request, reset_request, start_request, Rig, LINK, TIMEOUT};
 
 async fn attached() -> (Rig, SimShare) {
     let share = SimShare::new();
@@ -84,6 +84,14 @@ async fn b17_a_failure_at_any_step_of_attaching_switches_nothing() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b11_free_space_is_that_of_the_pool_where_new_guests_go() {
+    let (mut rig, _) = attached().await;
+    assert_eq!(rig.node.books.lock().disk_paths(), [MOUNT]);
+    assert!(rig.ask(ready_request("")).await.success);
+    assert_eq!(rig.node.books.lock().disk_paths(), ["/images"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,6 +261,55 @@ async fn what_another_host_owns_is_neither_started_nor_deleted_nor_written() {
     pair.b.node.save(&[DataFile::Instance]).await.unwrap();
     assert_eq!(pair.share.state(), before);
     assert_eq!(pair.share.most_copies(), 0);
+}
+
+/// The settings, the policy, the drive, the password and the disks of a guest are those of the host that has it.
+#[tokio::test(start_paused = true)]
+async fn what_another_host_owns_is_not_changed() {
+    let mut pair = Pair::new().await;
+    let (runs, stopped) = (pair.running_on_b(1).await, pair.b.with_guest(2).await);
+    pair.b.sim.put_media("cd", 1 << 20);
+    pair.b.sim.put_media("other", 1 << 20);
+    let drive = |request, media: &str| about(request, runs).string(Key::Media, media).string(Key::Host, "10.0.0.1").uint(Key::Port, 5801);
+    assert!(pair.b.ask(drive(MessageId::INSERT_MEDIA_REQUEST, "cd")).await.success);
+    pair.b.settle().await;
+    pair.b.sent();
+    pair.share.change(|state| {
+        for claim in state.claims.values_mut() {
+            claim.owner = "Cell_a".into();
+            claim.generation += 1;
+        }
+    });
+    let (state, files, share) = (pair.b.sim.state(), pair.b.files(), pair.share.state());
+    let setting = |request| Message::new(request).string(Key::Guest, runs.to_string());
+    let rule = |request| {
+        let rule = about(request, runs).bool(Key::Action, true).uint(Key::From, 0).uint(Key::To, 0);
+        rule.uint(Key::Port, 22).uint(Key::Protocol, 0)
+    };
+    let requests = [
+        setting(MessageId::MODIFY_CORE_REQUEST).uint(Key::Core, 3),
+        setting(MessageId::MODIFY_MEMORY_REQUEST).uint(Key::Memory, 128 << 20),
+        setting(MessageId::MODIFY_PRIORITY_REQUEST).uint(Key::Priority, 2),
+        setting(MessageId::MODIFY_DISK_THRESHOLD_REQUEST).uints(Key::Limit, [1, 2, 3, 4]),
+        setting(MessageId::MODIFY_NETWORK_THRESHOLD_REQUEST).uints(Key::Limit, [1, 2]),
+        setting(MessageId::MODIFY_AUTO_START_REQUEST).bool(Key::Enable, true),
+        setting(MessageId::RESET_SECRET_REQUEST),
+        setting(MessageId::MODIFY_AUTH_REQUEST).string(Key::User, "").string(Key::Secret, "new"),
+        Message::new(MessageId::MODIFY_GUEST_NAME_REQUEST).string(Key::Guest, stopped.to_string()).string(Key::Name, "g.other"),
+        rule(MessageId::ADD_GUEST_RULE_REQUEST),
+        about(MessageId::CHANGE_GUEST_RULE_DEFAULT_ACTION_REQUEST, runs).bool(Key::Action, false),
+        about(MessageId::EJECT_MEDIA_REQUEST, runs),
+        export_request(stopped),
+        reset_request(stopped),
+        about(MessageId::CREATE_SNAPSHOT_REQUEST, stopped).string(Key::Name, "s1"),
+    ];
+    for request in requests {
+        let refused = pair.b.ask(request.clone()).await;
+        assert!(!refused.success && refused.error.contains("belongs to Cell_a now"), "{}: {}", request.id, refused.error);
+    }
+    pair.b.settle().await;
+    assert_eq!((pair.b.sim.state(), pair.b.files(), pair.share.state()), (state, files, share));
+    assert_eq!(pair.b.sent(), []);
 }
 
 /// libvirt starts no guest of a shared pool; the service does after a boot of the host, once, when the Core has spoken.

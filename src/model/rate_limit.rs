@@ -1,4 +1,4 @@
-//! Bounded logging of what the network can trigger.
+//! Bounded logging of what others can trigger: some events in a while are told, the rest is counted.
 
 use std::fmt;
 use std::time::Duration;
@@ -51,5 +51,24 @@ impl Default for RateLimit {
     /// Five lines in ten seconds.
     fn default() -> Self {
         Self::new(5, Duration::from_secs(10))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_bounded_and_says_what_it_left_out() {
+        let mut limit = RateLimit::new(2, Duration::from_secs(10));
+        let passed: Vec<_> = (0..25).map(|second| limit.pass(Duration::from_secs(second))).collect();
+        let logged: Vec<_> = passed.iter().flatten().map(|suppressed| suppressed.0).collect();
+        assert_eq!(logged, [0, 0, 8, 0, 8, 0]);
+    }
+
+    #[test]
+    fn a_line_says_how_many_were_left_out_before_it() {
+        assert_eq!(Suppressed(0).to_string(), "");
+        assert_eq!(Suppressed(3).to_string(), " (3 more of this kind were not logged)");
     }
 }
