@@ -101,11 +101,11 @@ pub(in crate::txn) async fn delete_older(node: &Node, volumes: &mut Volumes, nam
     enter(node, id, |group| group.strike_snapshot(name)).await?;
     if let Some(order) = first {
         if let Err(error) = begin(node, id, &order).await {
-            let stopped = has_stopped(node, id).await;
-            // Put back only where nothing can have been written to it.
-            if stopped || matches!(node.host.hypervisor.merge_progress(id, order.disk()).await, Ok(None)) {
+            // Put back only where nothing can have been written to it; in any other case the way is forward.
+            let was_stopped = error.kind == ErrorKind::Busy && stopped(node, id).await;
+            if was_stopped || matches!(node.host.hypervisor.merge_progress(id, order.disk()).await, Ok(None)) {
                 enter(node, id, |group| *group = before).await?;
-                return if stopped { Ok(Ended::Stopped) } else { Err(error.into()) };
+                return if was_stopped { Ok(Ended::Stopped) } else { Err(error.into()) };
             }
         }
     }
