@@ -14,7 +14,7 @@
 //!          ▼                                │
 //!        host: Hypervisor, Storage, Network  (traits)  ─▶ libvirt/  storage/  network/  (real)   sim/ (faults injected)
 //!          │
-//!        store: data/*.data (atomic, fsynced)
+//!        store: data/*.data (atomic, fsynced) and their journal
 //! ```
 //!
 //! `app` is the only place that joins the parts; `cli` and `process` stand in front of it; `observe` reads snapshots; `doctor` compares `store`'s
@@ -37,6 +37,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub(crate) mod faults;
 pub mod host;
 pub mod model;
 pub mod net;

@@ -84,6 +84,7 @@ pub enum AppError {
 
 /// Runs the service until it is told to end. `on_ready` is called once, when it is up: a Core has taken it, or none answered so far.
 pub fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
+    crate::faults::set_up();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -147,8 +147,8 @@ impl Service {
         let stop_writing = CancellationToken::new();
         let mut tasks = Supervisor::default();
         tasks.spawn(WRITER, opened.writer.run(books, stop_writing.clone()));
-        follow_host(&node, &mut tasks).await;
         recovery::clean_up(&node).await;
+        follow_host(&node, &mut tasks).await;
         node.store.flush(&DataFile::ALL).await.map_err(AppError::Store)?;
         let started = Started {
             name,

@@ -93,11 +93,17 @@ async fn look(sources: &Sources<'_>, platform: &Platform, expectation: &Expectat
     };
     checks::host::settings(&expectation.complaints, &mut findings);
     checks::host::check(platform, &wanted, &mut findings);
-    if checks::data::check(&scene, sources.data, &mut findings) {
+    let reliable = checks::data::check(&scene, sources.data, &mut findings);
+    let settled = checks::journal::check(&scene, &mut findings);
+    if reliable && settled {
         compare(&scene, &mut findings);
     } else {
+        let reason = match reliable {
+            true => "the journal has changes that had not ended; start the service once, which ends them, and look again",
+            false => "data/ can't be relied on, so there is nothing to compare with",
+        };
         for area in [Area::Books, Area::Pools, Area::Disks, Area::Domains, Area::Filters, Area::Claims] {
-            findings.blind(area, "data/ can't be relied on, so there is nothing to compare with");
+            findings.blind(area, reason);
         }
     }
     findings.found.sort_by_key(Finding::area);

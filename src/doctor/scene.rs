@@ -14,6 +14,7 @@ use crate::host::{
     SharedGuest, Storage,
 };
 use crate::model::{Claim, GuestConfig, GuestId, Pool, PoolMode, PowerState, Volume, VolumeGroup};
+use crate::store::journal::{self, OpenRecord};
 use crate::store::{Identity, Loaded, Notice, RunMarker, Store};
 
 /// How long a file system may take for one answer.
@@ -50,6 +51,8 @@ pub(super) struct Scene {
     pub(super) data: Result<DataFiles, String>,
     pub(super) books: Books,
     pub(super) notices: Vec<Notice>,
+    /// What has begun and not ended.
+    pub(super) journal: Result<Vec<OpenRecord>, String>,
     /// Name of this node; none before the first start.
     pub(super) name: Result<Option<String>, String>,
     pub(super) domains: Result<Vec<DefinedDomain>, String>,
@@ -92,6 +95,7 @@ impl Scene {
             data,
             books: Books { instance: loaded.instance, storage: loaded.storage, network: loaded.network },
             notices: loaded.notices,
+            journal: journal::read(sources.data).map_err(|error| error.to_string()),
             name,
             domains: Ok(Vec::new()),
             held: Ok(Vec::new()),

@@ -1,5 +1,7 @@
 //! Values that the host traits take and give.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{GuestConfig, GuestId, PowerState, Secret, VolumeGroup};
 
 /// Directory of media images in a pool's own: hidden, so that they are no volumes.
@@ -187,7 +189,7 @@ pub struct ImageLocation {
 }
 
 /// An NFS export.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NfsSource {
     /// Name or address of the server.
     pub host: String,

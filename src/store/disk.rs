@@ -5,12 +5,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::faults;
+
 /// File operations; each one is a system call or a fixed, short sequence of them.
 pub(super) trait Disk: Send + Sync + 'static {
     /// The whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// A new file of mode 0600 with this content, synced; refuses to overwrite.
     fn create(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+    /// Writes at the end of a file that is there, and has it on the disk before it returns where `sync` says so.
+    fn append(&self, path: &Path, content: &[u8], sync: bool) -> io::Result<()>;
     /// A second name for a file.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Replaces `to`.
@@ -32,17 +36,32 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        faults::data()?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(content)?;
-        file.sync_all()
+        file.sync_all()?;
+        faults::data()
+    }
+
+    fn append(&self, path: &Path, content: &[u8], sync: bool) -> io::Result<()> {
+        faults::data()?;
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        file.write_all(content)?;
+        if sync {
+            file.sync_data()?;
+        }
+        faults::data()
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::hard_link(from, to)
+        fs::hard_link(from, to)?;
+        faults::data()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        faults::data()?;
+        fs::rename(from, to)?;
+        faults::data()
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

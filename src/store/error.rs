@@ -27,6 +27,12 @@ pub enum StoreError {
         /// Why.
         source: Arc<serde_json::Error>,
     },
+    /// A record of the journal can't be put as JSON.
+    #[error("can't put a record of the journal as JSON")]
+    Record {
+        /// Why.
+        source: Arc<serde_json::Error>,
+    },
     /// The writer has ended: the service is shutting down, or the writing task died and took it along.
     #[error("the writer of the data files has ended; nothing is saved any more until the service is started again")]
     Closed,

@@ -55,6 +55,12 @@ impl Files {
         }
     }
 
+    /// Writes at the end of a file; what is there after a failure is not known.
+    pub(super) fn append(&self, name: &str, content: &[u8], sync: bool) -> Result<(), StoreError> {
+        let path = self.path(name);
+        self.disk.append(&path, content, sync).map_err(|e| StoreError::io("write", &path, e))
+    }
+
     /// Where the last good copy of a file is.
     pub(super) fn backup_name(name: &str) -> String {
         format!("{name}{BACKUP}")

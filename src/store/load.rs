@@ -67,6 +67,18 @@ pub enum Notice {
         /// The last good copy took its place; otherwise the node starts without this file's content.
         recovered: bool,
     },
+    /// The end of the journal was not completely written when the last run ended; it is cut off.
+    JournalTail {
+        /// How much.
+        bytes: usize,
+    },
+    /// Records of the journal can't be read, with others behind them that can and are used.
+    JournalDamaged {
+        /// How many lines.
+        lines: usize,
+        /// The file as it was.
+        aside: String,
+    },
     /// A file is gone but its last good copy is there and was used.
     Missing {
         /// File.
@@ -77,7 +89,7 @@ pub enum Notice {
 impl Notice {
     /// True when something the node knew before may be missing now; such a notice is an error in the log, the others are warnings.
     pub fn is_loss(&self) -> bool {
-        !matches!(self, Self::Entry { .. } | Self::UnknownKey { .. })
+        !matches!(self, Self::Entry { .. } | Self::UnknownKey { .. } | Self::JournalTail { .. })
     }
 }
 
@@ -103,6 +115,14 @@ impl fmt::Display for Notice {
                 f,
                 "{file} is damaged: {reason}; there is no good copy, so the service starts without its content; the damaged file is now {aside}: \
                  stop the service, put a repaired file in place of {file}, start again"
+            ),
+            Self::JournalTail { bytes } => {
+                write!(f, "journal.data ends in {bytes} bytes that were not completely written; they are cut off, what they announced had not begun")
+            }
+            Self::JournalDamaged { lines, aside } => write!(
+                f,
+                "journal.data is damaged: {lines} lines can't be read; the others are used, what those were about may be left half done; \
+                 the damaged file is now {aside}"
             ),
             Self::Missing { file } => {
                 let name = file.name();

@@ -18,6 +18,10 @@ impl Disk for Onlooker {
         Ok(())
     }
 
+    fn append(&self, _: &Path, _: &[u8], _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     fn link(&self, _: &Path, _: &Path) -> io::Result<()> {
         Ok(())
     }

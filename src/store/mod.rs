@@ -17,27 +17,30 @@
 //!
 //! Beside them lie `identity.json` (the name of this node, [`Identity`]) and `running` ([`RunMarker`], tells an unclean end).
 //!
-//! The place of the **journal**: a transaction changes the host in several steps before its books are flushed, and a crash in between
-//! leaves volumes or domains that no file knows. The journal is to be a fourth file of this directory, `journal.data`: one record of
-//! intent for each running transaction, written through [`Store::flush`]'s group commit before the first step and removed with the flush
-//! at its end. What it lists at start is what has to be finished or undone before the first request is taken.
+//! The **journal** ([`journal`]) is a fourth file of this directory, `journal.data`: a transaction changes the host in several steps and then the
+//! books, and a crash in between would leave volumes or domains that no file knows. What it lists at start is finished or taken back
+//! before the first request is taken.
 
 mod disk;
 mod error;
 mod files;
 mod format;
 mod identity;
+pub mod journal;
 mod load;
 mod look;
 mod marker;
 mod writer;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use error::StoreError;
 pub use format::encode;
 pub use identity::Identity;
+pub use journal::Journal;
 pub use load::{Loaded, Notice};
 pub use marker::RunMarker;
 pub use writer::{Opened, Store, Writer};

@@ -24,10 +24,10 @@ fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// The files of a directory but the three books.
+/// The files of a directory but the three books and the journal.
 fn others(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| !DataFile::ALL.iter().any(|file| file.name() == name));
+    names.retain(|name| name != "journal.data" && !DataFile::ALL.iter().any(|file| file.name() == name));
     names.sort();
     names
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::disk::{Disk, RealDisk};
 use super::files::{Files, Former};
+use super::journal::{self, Journal, JournalWriter};
 use super::load::{load, KeptParts};
 use super::look::Onlooker;
 use super::{identity, marker, DataFile, Identity, Loaded, RunMarker, Source, StoreError};
@@ -18,6 +19,7 @@ use super::{identity, marker, DataFile, Identity, Loaded, RunMarker, Source, Sto
 pub struct Store {
     queue: mpsc::UnboundedSender<Request>,
     files: Files,
+    journal: Journal,
 }
 
 /// What [`Store::open`] gives.
@@ -52,17 +54,23 @@ impl Store {
     /// A file can't be read.
     pub fn look(directory: &Path, default_bridge: &str) -> Result<Loaded, StoreError> {
         let files = Files::new(Arc::new(Onlooker), directory);
-        load(&files, default_bridge, "a-start").map(|(loaded, _)| loaded)
+        let (mut loaded, _) = load(&files, default_bridge, "a-start")?;
+        let (_, _, notices) = Journal::open(&files, "a-start")?;
+        loaded.notices.extend(notices);
+        Ok(loaded)
     }
 
     pub(super) fn open_on(disk: Arc<dyn Disk>, directory: &Path, default_bridge: &str, time: &str) -> Result<Opened, StoreError> {
         let files = Files::new(disk, directory);
-        let names: Vec<&str> = DataFile::ALL.map(DataFile::name).into_iter().chain([identity::NAME, marker::NAME]).collect();
+        let names: Vec<&str> = DataFile::ALL.map(DataFile::name).into_iter().chain([identity::NAME, marker::NAME, journal::NAME]).collect();
         files.prepare(&names)?;
-        let (loaded, kept) = load(&files, default_bridge, time)?;
+        let (mut loaded, kept) = load(&files, default_bridge, time)?;
+        let (journal, journal_writer, notices) = Journal::open(&files, time)?;
+        loaded.notices.extend(notices);
         let (queue, requests) = mpsc::unbounded_channel();
         let shelf = Arc::new(Shelf { files: files.clone(), kept });
-        Ok(Opened { store: Self { queue, files }, writer: Writer { requests, shelf, unwritten: BTreeSet::new() }, loaded })
+        let books = BooksWriter { requests, shelf, unwritten: BTreeSet::new() };
+        Ok(Opened { store: Self { queue, files, journal }, writer: Writer { books, journal: journal_writer }, loaded })
     }
 
     /// Returns when the state that the books have at the time of the call is durable in these files.
@@ -93,6 +101,11 @@ impl Store {
         let _ = self.queue.send(Request { files: files.iter().copied().collect(), done });
     }
 
+    /// What running transactions are about to do.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// The name of this node: fixed at the first call, from the bridge's MAC. Blocks on the disk.
     ///
     /// # Errors
@@ -112,18 +125,37 @@ impl Store {
 
 /// The one who writes.
 pub struct Writer {
+    books: BooksWriter,
+    journal: JournalWriter,
+}
+
+impl Writer {
+    /// Serves [`Store::flush`] and the [`Journal`] until `stop`, then what is queued already, then tries once more what could not be written.
+    ///
+    /// # Errors
+    /// At the end something is still unwritten, or `source` panicked.
+    pub async fn run(self, source: Arc<dyn Source>, stop: CancellationToken) -> Result<(), StoreError> {
+        // The books that can't be written at the end must not keep the journal from being written.
+        let (books, journal) = (self.books.run(source, stop.clone()), self.journal.run(stop.clone()));
+        tokio::pin!(books, journal);
+        let (books, journal) = tokio::select! {
+            books = &mut books => (books, if stop.is_cancelled() { journal.await } else { Ok(()) }),
+            journal = &mut journal => (if stop.is_cancelled() { books.await } else { Ok(()) }, journal),
+        };
+        books.and(journal)
+    }
+}
+
+/// The one who writes the books.
+struct BooksWriter {
     requests: mpsc::UnboundedReceiver<Request>,
     shelf: Arc<Shelf>,
     /// Files whose last write failed.
     unwritten: BTreeSet<DataFile>,
 }
 
-impl Writer {
-    /// Serves [`Store::flush`] until `stop`, then what is queued already, then tries once more what could not be written.
-    ///
-    /// # Errors
-    /// At the end something is still unwritten, or `source` panicked.
-    pub async fn run(mut self, source: Arc<dyn Source>, stop: CancellationToken) -> Result<(), StoreError> {
+impl BooksWriter {
+    async fn run(mut self, source: Arc<dyn Source>, stop: CancellationToken) -> Result<(), StoreError> {
         loop {
             let first = tokio::select! {
                 biased;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::model::{GuestId, SessionId};
@@ -11,6 +12,7 @@ use crate::proto::message::{Key, Message, MessageId};
 use super::failure::bounded;
 use super::node::jobs::{Job, JobGuard};
 use super::node::mailboxes::Mailbox;
+use super::undo::settle;
 use super::{params::Params, Failure, Node};
 
 /// Where answers and events go; the domain's driver in the service, a list in tests.
@@ -32,12 +34,13 @@ pub struct Context {
     answer: Option<MessageId>,
     deadline: Instant,
     answered: AtomicBool,
+    records: Mutex<Vec<u64>>,
 }
 
 impl Context {
     /// A transaction for `request` that came over connection `link`; `answer` is the id of its answer, if it has one.
     pub fn new(node: Arc<Node>, session: SessionId, link: u64, request: Message, answer: Option<MessageId>, deadline: Instant) -> Self {
-        Self { node, session, request, link, answer, deadline, answered: AtomicBool::new(false) }
+        Self { node, session, request, link, answer, deadline, answered: AtomicBool::new(false), records: Mutex::default() }
     }
 
     /// Typed access to the request's parameters.
@@ -58,14 +61,41 @@ impl Context {
     /// Sends the answer. [`Failure::Expired`] when the deadline's answer went out before: the caller takes its work back, for
     /// the Core has given up on it.
     pub fn respond(&self, message: Message) -> Result<(), Failure> {
+        self.claim()?;
+        self.send(message);
+        Ok(())
+    }
+
+    /// From now on nobody else answers: the caller does so by [`Context::send`], or gives that back by [`Context::unclaim`].
+    /// [`Failure::Expired`] when the deadline's answer went out before.
+    pub(in crate::txn) fn claim(&self) -> Result<(), Failure> {
         if self.answered.swap(true, Ordering::AcqRel) {
             return Err(Failure::Expired);
         }
+        Ok(())
+    }
+
+    /// Gives a claim back.
+    pub(in crate::txn) fn unclaim(&self) {
+        self.answered.store(false, Ordering::Release);
+    }
+
+    /// Sends the answer that was claimed.
+    pub(in crate::txn) fn send(&self, message: Message) {
         // Session 0 is nobody: a failover comes with it (contract §13.8).
         if self.answer.is_some() && self.request.from != 0 {
             self.node.outbox.send(Some(self.link), message.from_session(self.session.0).to_session(self.request.from));
         }
-        Ok(())
+    }
+
+    /// A record of the journal is this transaction's.
+    pub(in crate::txn) fn note_record(&self, number: u64) {
+        self.records.lock().push(number);
+    }
+
+    /// All records that were.
+    pub(in crate::txn) fn records(&self) -> Vec<u64> {
+        self.records.lock().clone()
     }
 
     /// Answers with a failure unless something was answered already; true when this was the answer.
@@ -108,8 +138,14 @@ impl Context {
         self.node.outbox.send(Some(self.link), message.from_session(self.session.0).to_session(self.request.from));
     }
 
-    /// Waits for the guest to be free of other transactions, at most until the deadline, and not at all for one that takes long.
+    /// Waits for the guest to be free of other transactions, at most until the deadline, and not at all for one that takes long. What an earlier one
+    /// could not take back or finish is cleaned up.
     pub async fn job(&self, guest: GuestId, job: Job) -> Result<JobGuard, Failure> {
-        self.node.jobs.acquire(guest, job, self.deadline).await
+        let held = self.node.jobs.acquire(guest, job, self.deadline).await?;
+        // Whatever they left, a guest can be stopped and deleted.
+        if !matches!(job, Job::Stop | Job::Delete) {
+            settle(&self.node, &[guest]).await?;
+        }
+        Ok(held)
     }
 }

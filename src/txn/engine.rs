@@ -20,7 +20,7 @@ use super::audit::{Asker, Audit, AuditLog};
 use super::failure::bounded;
 use super::handlers::{self, Entry};
 use super::session::{SessionTable, NO_SESSION, SESSIONS};
-use super::{Context, Failure, Node};
+use super::{recovery, Context, Failure, Node};
 
 /// Runs transactions.
 pub struct Engine {
@@ -178,7 +178,15 @@ async fn transact(entry: Entry, context: Arc<Context>, audit: Audit) {
             work.await
         }
     };
-    let outcome = outcome.unwrap_or_else(|panic| Err(Failure::Internal(describe_panic(panic.as_ref()))));
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let failure = Failure::Internal(describe_panic(panic.as_ref()));
+            tracing::error!("{name}: {failure}");
+            recovery::after_panic(&context.node, &context.records()).await;
+            Err(failure)
+        }
+    };
     audit.end(&context, &outcome);
     match outcome {
         Ok(()) if entry.answer.is_none() || context.is_answered() => {

@@ -8,8 +8,10 @@
 //! `engine` hands out sessions and deadlines; `audit` notes what was changed and for whom; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
 //! `guard` watches over guests of shared pools; `held` over those whose disk is full;
-//! `transfer` carries disks from and to image servers; `recovery` takes back what a crash left half done.
-//! The place of the crash journal is between `undo` and `store`: each step that registers an undo will write its intent first.
+//! `transfer` carries disks from and to image servers; `recovery` finishes or takes back what a crash left half done.
+//!
+//! What a transaction is about to do is written to the journal ([`crate::store::journal`]) before it is done, as `undo`'s steps, which are data; that
+//! it has succeeded is written there before the answer says so.
 
 pub mod addresses;
 pub mod audit;
@@ -26,6 +28,7 @@ mod params;
 pub mod recovery;
 pub mod secrets;
 mod session;
+mod setting;
 #[cfg(test)]
 mod testing;
 mod transfer;

@@ -1,8 +1,12 @@
-//! What a run that did not end in order left half done, taken back before the domain is joined.
+//! What a run that did not end in order left half done: finished or taken back before the domain is joined.
 //!
-//! Contract: a guest whose system disk was being filled is removed with all that it had, as its create would have been taken back (contract §14
-//! B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the disk of a finished guest
-//! is removed; the guest keeps the disk that it had.
+//! Contract: every open record of the journal is gone through, in its order: carried out when its transaction had succeeded, else taken back. A
+//! server that does not answer is not waited for; what it would be needed for stays in the journal, and is tried again before the next change of
+//! the guest and at the next start. The log says what became of each.
+//!
+//! An earlier version kept no journal: a guest whose system disk was being filled is marked in the books, and is removed with all that it had
+//! (contract §14 B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the
+//! disk of a finished guest is removed; the guest keeps the disk that it had.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,16 +16,60 @@ use tokio::time::{timeout, Instant};
 
 use super::handlers::remains;
 use super::node::jobs::Job;
+use super::undo::{resolve, Resolved, Silent};
 use super::volumes::live;
 use super::{Failure, Node};
 use crate::model::{GuestId, VolumeGroup};
+use crate::store::journal::Course;
 use crate::store::DataFile;
+
+/// How long a guest is waited for on which another transaction has begun something.
+const PANIC_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a pool may take to remove a file.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Cleans up after the last run.
+/// Cleans up after the last run. To be called before the host's events are listened to.
 pub async fn clean_up(node: &Arc<Node>) {
+    go_through_journal(node).await;
+    remove_unfinished(node).await;
+}
+
+async fn go_through_journal(node: &Arc<Node>) {
+    let mut silent = Silent::default();
+    for record in node.store.journal().open_records() {
+        let (what, since) = (&record.intent.what, &record.since);
+        let guests: Vec<String> = record.intent.guests.iter().map(ToString::to_string).collect();
+        let about = if guests.is_empty() { String::new() } else { format!(" of guest {}", guests.join(", ")) };
+        match resolve(node, record.number, Some(&mut silent)).await {
+            Resolved::Done(Course::Back) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is taken back"),
+            Resolved::Done(Course::Forward) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is completed"),
+            Resolved::Left(failure) => {
+                tracing::error!("{what}{about}, begun at {since}, had not ended, and can't be cleaned up yet: {failure}");
+            }
+            Resolved::Nothing => {}
+        }
+    }
+}
+
+/// Takes back, or completes, what a transaction left that ended in a panic.
+pub(super) async fn after_panic(node: &Arc<Node>, records: &[u64]) {
+    for number in records {
+        let Some(record) = node.store.journal().record(*number) else { continue };
+        let mut jobs = Vec::new();
+        for guest in &record.intent.guests {
+            jobs.push(node.jobs.outlast(*guest, Job::Configure, Instant::now() + PANIC_PATIENCE).await.ok());
+        }
+        match resolve(node, *number, None).await {
+            Resolved::Done(_) => tracing::warn!("what {} had begun is cleaned up", record.intent.what),
+            Resolved::Left(failure) => tracing::error!("what {} had begun can't be cleaned up yet: {failure}", record.intent.what),
+            Resolved::Nothing => {}
+        }
+    }
+}
+
+/// An earlier version's way to mark what is half done.
+async fn remove_unfinished(node: &Arc<Node>) {
     let guests: Vec<(GuestId, String, bool)> = {
         let books = node.books.lock();
         books.guests.values().map(|guest| (guest.config.id, guest.config.name.clone(), guest.config.unfinished)).collect()
@@ -83,3 +131,5 @@ async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

@@ -1,8 +1,11 @@
 //! A node on a simulated host with the domain's end in the test's hands.
 
 pub(super) mod pair;
+mod reboot;
 mod record;
 mod table;
+
+pub(super) use reboot::Remains;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::node::Books;
 use super::node::NodeSettings;
 use super::{monitor, Engine, Node, Outbox};
-use crate::host::sim::SimHost;
+use crate::host::sim::{SimHost, SimProcess};
 use crate::host::HostEvent;
 use crate::model::{GuestId, LOCAL_POOL};
 use crate::proto::message::{Key, Message, MessageId};
-use crate::store::{DataFile, Store};
+use crate::store::testing::TestDisk;
+use crate::store::{self, DataFile, Opened};
 use record::{Record, RecordedEngine};
 
 /// The configured timeout of the tests.
@@ -28,13 +32,21 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const LINK: u64 = 7;
 
 pub(super) struct Recorder {
+    /// Whose messages these are: a dead process sends none.
+    process: SimProcess,
     sent: Mutex<Vec<(Option<u64>, Message)>>,
+    /// What was told first under each id: true but for a failure.
+    told: Mutex<BTreeMap<MessageId, bool>>,
     news: Notify,
     record: Arc<Record>,
 }
 
 impl Outbox for Recorder {
     fn send(&self, link: Option<u64>, message: Message) {
+        if self.process.is_dead() {
+            return;
+        }
+        self.told.lock().entry(message.id).or_insert_with(|| message.error.is_empty());
         self.record.see(link, &message);
         self.sent.lock().push((link, message));
         self.news.notify_waiters();
@@ -45,9 +57,10 @@ pub(super) struct Rig {
     pub(super) sim: SimHost,
     pub(super) node: Arc<Node>,
     pub(super) engine: RecordedEngine,
+    pub(super) disk: TestDisk,
     pub(super) directory: tempfile::TempDir,
     outbox: Arc<Recorder>,
-    events: tokio::sync::mpsc::Receiver<HostEvent>,
+    events: Option<tokio::sync::mpsc::Receiver<HostEvent>>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -61,25 +74,35 @@ impl Rig {
     pub(super) async fn named(name: &str) -> Self {
         let sim = SimHost::new();
         let directory = tempfile::tempdir().unwrap();
-        let mut opened = Store::open(directory.path(), "br0").unwrap();
-        let host = sim.host();
-        let pool = host.storage.ensure_local_pool(LOCAL_POOL, "/images/local0").await.unwrap();
+        let disk = TestDisk::new(sim.process());
+        let mut opened = store::testing::open(&disk, directory.path()).unwrap();
+        let pool = sim.host().storage.ensure_local_pool(LOCAL_POOL, "/images/local0").await.unwrap();
         opened.loaded.storage.pools.insert(pool.name.clone(), pool);
+        opened.loaded.storage.mode = "local".into();
         opened.loaded.storage.system_paths = vec!["/images".into()];
         opened.loaded.storage.data_paths = vec!["/images".into()];
+        let mut rig = Self::build(sim, directory, disk, name, opened);
+        rig.node.save(&DataFile::ALL).await.unwrap();
+        rig.listen();
+        rig.take_host_events().await;
+        rig
+    }
+
+    fn build(sim: SimHost, directory: tempfile::TempDir, disk: TestDisk, name: &str, opened: Opened) -> Self {
         let books = Arc::new(Books::new(opened.loaded));
         let stop = CancellationToken::new();
         tokio::spawn(opened.writer.run(books.clone(), stop.clone()));
-        let events = host.hypervisor.take_events().unwrap();
         let record = Arc::new(Record::new(&sim));
-        let outbox = Arc::new(Recorder { sent: Mutex::default(), news: Notify::new(), record: record.clone() });
+        let (process, recorded) = (sim.process(), record.clone());
+        let outbox = Arc::new(Recorder { process, sent: Mutex::default(), told: Mutex::default(), news: Notify::new(), record: recorded });
         let settings = NodeSettings { bridge: "br0".into(), name: name.into(), pools_dir: "/pools".into() };
-        let node = Arc::new(Node::new(host, books, opened.store, outbox.clone(), settings));
-        node.save(&DataFile::ALL).await.unwrap();
+        let node = Arc::new(Node::new(sim.host(), books, opened.store, outbox.clone(), settings));
         let engine = RecordedEngine::new(Engine::new(node.clone(), TIMEOUT), &node, record);
-        let mut rig = Self { sim, node, engine, directory, outbox, events, _stop: stop.drop_guard() };
-        rig.take_host_events().await;
-        rig
+        Self { sim, node, engine, disk, directory, outbox, events: None, _stop: stop.drop_guard() }
+    }
+
+    fn listen(&mut self) {
+        self.events = self.sim.host().hypervisor.take_events();
     }
 
     /// Everything sent since the last call.
@@ -89,14 +112,14 @@ impl Rig {
 
     /// Hands what the host told so far to the monitor.
     pub(super) async fn take_host_events(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
+        while let Some(Ok(event)) = self.events.as_mut().map(tokio::sync::mpsc::Receiver::try_recv) {
             monitor::take(&self.node, event).await;
         }
     }
 
     /// Waits until the host tells something, and hands it to the monitor.
     pub(super) async fn next_host_event(&mut self) {
-        let event = self.events.recv().await.unwrap();
+        let event = self.events.as_mut().unwrap().recv().await.unwrap();
         monitor::take(&self.node, event).await;
     }
 
@@ -124,6 +147,22 @@ impl Rig {
                 () = self.engine.reap() => {}
             }
         }
+    }
+
+    /// True when the first that was told under this id was a success, or an event that knows no failure.
+    pub(super) fn told(&self, id: MessageId) -> bool {
+        self.outbox.told.lock().get(&id).is_some_and(|success| *success)
+    }
+
+    /// What was told before does not count.
+    pub(super) fn forget(&self) {
+        self.outbox.told.lock().clear();
+    }
+
+    /// Sends a message as the Core, and waits until all transactions have ended.
+    pub(super) async fn tell(&mut self, message: Message) {
+        self.engine.request(LINK, message);
+        self.settle().await;
     }
 
     /// Waits until no transaction runs.

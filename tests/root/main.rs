@@ -18,6 +18,7 @@
 
 mod addresses;
 mod cloudinit;
+mod crash;
 mod doctor;
 mod domain;
 mod faults;

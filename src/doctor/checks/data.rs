@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::doctor::finding::{Area, Findings, Remedy, Repair};
 use crate::doctor::scene::Scene;
-use crate::store::Notice;
+use crate::store::{journal, Notice};
 
 /// Looks at them; false when what they say is not to be relied on, so that nothing can be compared with it.
 pub(in crate::doctor) fn check(scene: &Scene, directory: &Path, findings: &mut Findings) -> bool {
@@ -79,6 +79,16 @@ fn tell(notice: &Notice, findings: &mut Findings) -> bool {
             let remedy = Remedy::Manual(format!("restore data/{file} from a backup before the service is started"));
             findings.drift("data.damaged", data(file), reason.clone(), why, remedy);
             return file.ends_with(".bak");
+        }
+        Notice::JournalTail { bytes } => {
+            let remedy = Remedy::Service("the next start cuts it off".into());
+            let what = format!("it ends in {bytes} bytes that were not completely written");
+            findings.note("data.journal-tail", data(journal::NAME), what, "what they announce had not begun", remedy);
+        }
+        Notice::JournalDamaged { lines, .. } => {
+            let remedy = Remedy::Service("the next start uses the other lines, and keeps the file aside".into());
+            let why = "changes that had not ended may be in them; compare again when the service has been started";
+            findings.drift("data.journal-damaged", data(journal::NAME), format!("{lines} lines of it can't be read"), why, remedy);
         }
         Notice::Missing { file } => {
             let remedy = reopen("put its last good copy in its place");

@@ -7,5 +7,6 @@ pub(super) mod disks;
 pub(super) mod domains;
 pub(super) mod filters;
 pub(super) mod host;
+pub(super) mod journal;
 pub(super) mod leftovers;
 pub(super) mod pools;

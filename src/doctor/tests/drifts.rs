@@ -321,10 +321,12 @@ async fn go_through((code, _, end, inject): &Case) -> Result<(), String> {
 
 #[test]
 fn every_code_of_the_program_is_injected_or_named_as_a_note() {
-    let notes = ["data.none", "data.unclean", "data.unknown-key", "host.root", "claims.none"];
+    let notes = ["data.none", "data.unclean", "data.journal-tail", "data.unknown-key", "host.root", "claims.none"];
     // Made by hand elsewhere in these tests.
     let elsewhere = [
         "data.entry",
+        "data.journal-damaged",
+        "journal.open",
         "books.volumes",
         "domains.unfiltered",
         "disks.unreadable",

@@ -224,3 +224,30 @@ async fn a_claim_that_cannot_be_read_is_told() {
     let findings = ward.examine().await;
     assert_eq!(findings.found.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["claims.unreadable"]);
 }
+
+/// What a crash has left half done is the service's to end; to a comparison it would look like drifts of all kinds.
+#[tokio::test]
+async fn open_records_of_the_journal_are_told_and_stop_every_comparison() {
+    let ward = Ward::new().await;
+    let (bytes, codes) =
+        (ward.path("journal.data"), |findings: &Findings| findings.found.iter().map(|finding| finding.code).collect::<Vec<_>>());
+    let line = |number: u64| {
+        let intent = r#"{"what":"CreateGuestRequest","guests":[],"course":"back","steps":[{"about":"volume x","data":{"step":"?"}}]}"#;
+        let json = format!(r#"{{"v":1,"n":{number},"entry":{{"begin":{{"since":"2026-01-02 03:04:05","intent":{intent}}}}}}}"#);
+        format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))
+    };
+    fs::write(&bytes, line(1)).unwrap();
+    fs::set_permissions(&bytes, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(ward.path("storage.data.tmp"), "{").unwrap();
+    let before = fs::read(&bytes).unwrap();
+    let (deeds, findings) = ward.repair().await;
+    assert_eq!(deeds.len(), 1, "only what has nothing to do with it: {deeds:?}");
+    assert_eq!(codes(&findings), ["journal.open"]);
+    assert!(findings.found[0].what.contains("volume x") && findings.found[0].remedy.text().contains("takes it back"));
+    assert!(findings.blind.iter().any(|blind| blind.area == Area::Disks && blind.reason.contains("start the service once")));
+    assert_eq!(fs::read(&bytes).unwrap(), before);
+
+    fs::write(&bytes, format!("garbage\n{}half a li", line(2))).unwrap();
+    let findings = ward.examine().await;
+    assert_eq!(codes(&findings), ["data.journal-damaged", "data.journal-tail", "journal.open"]);
+}

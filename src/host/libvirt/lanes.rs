@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout_at, Instant};
 
+use crate::faults;
 use crate::host::{ErrorKind, HostError, Result};
 use crate::model::GuestId;
 
@@ -183,7 +184,13 @@ impl Lanes {
         let call = tokio::task::spawn_blocking(move || {
             // Moved in here: they are free when the call is back, not when its caller gave up.
             let _held = (held, turn);
-            road.lend(work, effect)
+            if effect == Effect::Reads {
+                return road.lend(work, effect);
+            }
+            faults::host();
+            let result = road.lend(work, effect);
+            faults::host();
+            result
         });
         match timeout_at(deadline, call).await {
             Ok(Ok(result)) => result,

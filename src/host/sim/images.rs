@@ -34,6 +34,7 @@ const STEPS: u32 = 10;
 impl SimHost {
     /// Lets a transfer go on to its end, unless it is stopped.
     async fn transfer(&self, operation: Operation, amount: u64, transfer: &Transfer) -> Result<Option<Fault>> {
+        self.process().point().await;
         let (fault, latency) = {
             let mut plan = self.inner.plan.lock();
             (plan.begin(operation), plan.latency.get(&operation).copied().unwrap_or_default())
@@ -53,21 +54,7 @@ impl SimHost {
         }
     }
 
-    /// A step that touches files only.
-    fn step<T>(&self, operation: Operation, act: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
-        let fault = self.inner.plan.lock().begin(operation);
-        if let Some(Fault { kind, effect: Effect::None }) = fault {
-            return Err(planned(operation, kind));
-        }
-        let result = self.inner.world.lock().act(act);
-        fault.map_or(result, |fault| Err(planned(operation, fault.kind)))
-    }
-}
-
-#[async_trait]
-impl Images for SimHost {
-    async fn fetch(&self, image: &ImageLocation, disk: &str, capacity: u64, transfer: &Transfer) -> Result<()> {
-        let fault = self.transfer(Operation::Fetch, image.size, transfer).await?;
+    fn place_beside(&self, image: &ImageLocation, disk: &str, capacity: u64) -> Result<()> {
         let mut world = self.inner.world.lock();
         let invalid = |text: String| HostError::new(ErrorKind::Invalid, text);
         let found = world.servers.get(&image.id).copied();
@@ -83,6 +70,29 @@ impl Images for SimHost {
             return Err(HostError::new(ErrorKind::NotFound, format!("there is no disk {disk}")));
         }
         world.state.parts.insert(disk.into(), SimPart { image: image.id.clone(), capacity });
+        Ok(())
+    }
+
+    /// A step that touches files only.
+    async fn step<T: Send>(&self, operation: Operation, act: impl FnOnce(&mut World) -> Result<T> + Send) -> Result<T> {
+        let process = self.process();
+        process.point().await;
+        let fault = self.inner.plan.lock().begin(operation);
+        if let Some(Fault { kind, effect: Effect::None }) = fault {
+            return Err(planned(operation, kind));
+        }
+        let result = self.inner.world.lock().act(act);
+        process.point().await;
+        fault.map_or(result, |fault| Err(planned(operation, fault.kind)))
+    }
+}
+
+#[async_trait]
+impl Images for SimHost {
+    async fn fetch(&self, image: &ImageLocation, disk: &str, capacity: u64, transfer: &Transfer) -> Result<()> {
+        let fault = self.transfer(Operation::Fetch, image.size, transfer).await?;
+        self.place_beside(image, disk, capacity)?;
+        self.process().point().await;
         fault.map_or(Ok(()), |fault| Err(planned(Operation::Fetch, fault.kind)))
     }
 
@@ -94,6 +104,7 @@ impl Images for SimHost {
             world.state.contents.insert(disk.into(), part.image);
             Ok(())
         })
+        .await
     }
 
     async fn discard(&self, disk: &str) -> Result<Change> {
@@ -101,6 +112,7 @@ impl Images for SimHost {
             let removed = world.state.parts.remove(disk).is_some();
             Ok(if removed { Change::Changed } else { Change::Unchanged })
         })
+        .await
     }
 
     async fn fetch_media(&self, media: &ImageLocation, directory: &str, transfer: &Transfer) -> Result<String> {
@@ -118,6 +130,7 @@ impl Images for SimHost {
             world.state.files.retain(|file, _| !file.starts_with(directory) || keep.contains(file));
             Ok(if world.state.files.len() < before { Change::Changed } else { Change::Unchanged })
         })
+        .await
     }
 
     async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64> {

@@ -11,6 +11,7 @@ mod edits;
 mod faults;
 mod images;
 mod merges;
+mod process;
 mod share;
 mod survey;
 mod traits;
@@ -32,14 +33,14 @@ use crate::model::{GuestId, PowerState, SecurityPolicy};
 pub use disks::{SimBefore, SimLayer};
 pub use faults::{Effect, Fault, Operation};
 pub use images::{SimImage, SimPart};
+pub use process::SimProcess;
 pub use share::{ShareState, SimShare};
 pub use world::{SimDomain, SimPool, SimState, VOLUME_OVERHEAD};
 
 use faults::Plan;
 use world::World;
-
-/// Events that may wait for the node; beyond that it gets the full list instead.
-const EVENT_QUEUE: usize = 65_536;
+#[cfg(test)]
+use world::EVENT_QUEUE;
 
 /// The simulated host. Clones are the same host.
 #[derive(Clone)]
@@ -51,6 +52,7 @@ struct Inner {
     world: Mutex<World>,
     plan: Mutex<Plan>,
     bridge: Mutex<Bridge>,
+    process: Mutex<SimProcess>,
     /// Wakes the operations that hang.
     released: Notify,
     /// Not yet taken.
@@ -62,13 +64,15 @@ struct Inner {
 impl SimHost {
     /// An empty host: connected, no latency, 1 TiB of disk, bridge `br0` with 127.0.0.1.
     pub fn new() -> Self {
-        let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
+        let mut world = World::new();
+        let receiver = world.new_queue();
         let bridge = Bridge { name: "br0".into(), index: 1, mac: [0x02, 0, 0, 0, 0, 1], address: Some(std::net::Ipv4Addr::LOCALHOST) };
         Self {
             inner: Arc::new(Inner {
-                world: Mutex::new(World::new(sender)),
+                world: Mutex::new(world),
                 plan: Mutex::new(Plan::default()),
                 bridge: Mutex::new(bridge),
+                process: Mutex::default(),
                 released: Notify::new(),
                 events: Mutex::new(Some(receiver)),
                 shutdowns: Mutex::new(JoinSet::new()),

@@ -26,6 +26,8 @@ impl SimHost {
         guest: Option<GuestId>,
         act: impl FnOnce(&mut World) -> Result<T> + Send,
     ) -> Result<T> {
+        let process = self.process();
+        process.point().await;
         let (fault, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
             (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
@@ -47,13 +49,16 @@ impl SimHost {
         if let Some(Fault { kind, effect: Effect::None }) = fault {
             return Err(planned(operation, kind));
         }
-        let mut world = self.inner.world.lock();
-        if !world.connected() {
-            return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
-        }
-        let result = world.act(act);
+        let result = {
+            let mut world = self.inner.world.lock();
+            if !world.connected() {
+                return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
+            }
+            world.act(act)
+        };
+        process.point().await;
         match fault {
-            Some(fault) => result.and(Err(planned(operation, fault.kind))),
+            Some(fault) => Err(planned(operation, fault.kind)),
             None => result,
         }
     }

@@ -20,6 +20,9 @@ pub const VOLUME_OVERHEAD: u64 = 256 << 10;
 
 const TIB: u64 = 1 << 40;
 
+/// Events that may wait for the node; beyond that it gets the full list instead.
+pub(super) const EVENT_QUEUE: usize = 65_536;
+
 /// Everything on the host that outlives an operation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SimState {
@@ -116,7 +119,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(events: mpsc::Sender<HostEvent>) -> Self {
+    pub(super) fn new() -> Self {
+        // Replaced before anybody listens.
+        let (events, _) = mpsc::channel(1);
         Self {
             state: SimState::default(),
             disk_size: TIB,
@@ -140,6 +145,13 @@ impl World {
             merges: Vec::new(),
             merge_plan: MergePlan::default(),
         }
+    }
+
+    /// Events go to a new queue, to which nobody listens yet.
+    pub(super) fn new_queue(&mut self) -> mpsc::Receiver<HostEvent> {
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        (self.events, self.listening, self.overflowed) = (events, false, false);
+        receiver
     }
 
     pub(super) fn connected(&self) -> bool {

@@ -87,6 +87,16 @@ impl Disk for FaultyDisk {
         RealDisk.create(path, content)
     }
 
+    fn append(&self, path: &Path, content: &[u8], sync: bool) -> io::Result<()> {
+        self.step().inspect_err(|_| {
+            let before = matches!(*self.trouble.lock(), Trouble::DeadFrom(from) if self.operations() > from);
+            if !before {
+                RealDisk.append(path, &content[..content.len() / 2], false).unwrap();
+            }
+        })?;
+        RealDisk.append(path, content, sync)
+    }
+
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step().and_then(|()| RealDisk.link(from, to))
     }

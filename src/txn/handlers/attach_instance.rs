@@ -65,7 +65,7 @@ async fn planned(context: &Arc<Context>, ids: &[GuestId]) -> Result<(), Failure>
     // The Core has given up on an earlier attempt with these guests.
     context.node.mailboxes.supersede(ids);
     let mailbox = context.mailbox(MessageId::MIGRATE_INSTANCE_REQUEST, ids);
-    let mut undo = Undo::default();
+    let mut undo = Undo::new(context, ids);
     let arrivals = match prepare_all(context, ids, &mut undo).await {
         Ok(arrivals) => arrivals,
         Err(cause) => return Err(undo.run(cause).await),
@@ -74,15 +74,31 @@ async fn planned(context: &Arc<Context>, ids: &[GuestId]) -> Result<(), Failure>
         let cause = Failure::refused("the Core has not ordered the migration after all; the guests are where they were");
         return Err(undo.run(cause).await);
     };
-    undo.disarm();
+    if let Err(failure) = ours(&arrivals, &mut undo, context).await {
+        return Err(undo.run(failure).await);
+    }
     let migration = order.string_params.get(&Key::Migration).cloned().unwrap_or_default();
     let mut moved = Vec::new();
+    let mut all_saved = true;
     for arrival in arrivals {
-        moved.push(arrival.enter(context).await);
+        let (guest, saved) = arrival.enter(context).await;
+        moved.push(guest);
+        all_saved &= saved;
+    }
+    if all_saved {
+        undo.end();
     }
     context.event(migrated(&moved).bool(Key::Immediate, false).string(Key::Migration, migration));
     start_all(context, moved).await;
     Ok(())
+}
+
+/// From here on the guests are ours, and a crash changes nothing about that.
+async fn ours(arrivals: &[Arrival], undo: &mut Undo, context: &Context) -> Result<(), Failure> {
+    for arrival in arrivals {
+        undo.afterwards(arrival.rest(context).await);
+    }
+    undo.commit().await
 }
 
 /// The steps up to the answer.
@@ -141,11 +157,19 @@ async fn take_all(context: &Arc<Context>, ids: &[GuestId]) -> (Vec<Moved>, Vec<G
     };
     let (mut taken, mut failed, mut why) = (Vec::new(), Vec::new(), None);
     for id in ids {
-        let mut undo = Undo::default();
-        match Arrival::prepare(context, *id, &pool, Instant::now() + RETRY, &mut undo).await {
+        let mut undo = Undo::new(context, &[*id]);
+        let prepared = async {
+            let arrival = Arrival::prepare(context, *id, &pool, Instant::now() + RETRY, &mut undo).await?;
+            ours(std::slice::from_ref(&arrival), &mut undo, context).await?;
+            Ok(arrival)
+        };
+        match prepared.await {
             Ok(arrival) => {
-                undo.disarm();
-                taken.push(arrival.enter(context).await);
+                let (guest, saved) = arrival.enter(context).await;
+                taken.push(guest);
+                if saved {
+                    undo.end();
+                }
             }
             Err(cause) => {
                 let failure = undo.run(cause).await;

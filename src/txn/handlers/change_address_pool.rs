@@ -3,26 +3,39 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::AddressMode;
 use crate::proto::message::Key;
 use crate::store::DataFile;
 use crate::txn::node::books::Inner;
 use crate::txn::params::Params;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
     let pool = AddressPool { mode: Some(read_mode(params)?), ..AddressPool::read(params)? };
-    let changed = apply(&mut context.node.books.lock(), &pool);
-    context.node.save(changed).await
+    change(&context, &pool).await
+}
+
+/// Enters the pool in the books, all of it or nothing.
+pub(super) async fn change(context: &Arc<Context>, pool: &AddressPool) -> Result<(), Failure> {
+    let mut undo = Undo::new(context, &[]);
+    undo.plan_forward(vec![Step::Addresses { pool: pool.clone() }]).await?;
+    let changed = apply(&mut context.node.books.lock(), pool);
+    context.node.save(changed).await?;
+    undo.end();
+    Ok(())
 }
 
 /// What a pool's guests need for their addresses.
-pub(super) struct AddressPool {
-    pub(super) gateway: Ipv4Addr,
-    pub(super) dns: Vec<Ipv4Addr>,
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::txn) struct AddressPool {
+    gateway: Ipv4Addr,
+    dns: Vec<Ipv4Addr>,
     /// `None`: the Core did not say (contract §13.1); the mode stays as it is.
-    pub(super) mode: Option<AddressMode>,
+    mode: Option<AddressMode>,
 }
 
 impl AddressPool {
@@ -49,7 +62,7 @@ fn read_mode(params: Params<'_>) -> Result<AddressMode, Failure> {
 }
 
 /// Enters the pool in the books; gives the files that have to be written.
-pub(super) fn apply(books: &mut Inner, pool: &AddressPool) -> &'static [DataFile] {
+pub(in crate::txn) fn apply(books: &mut Inner, pool: &AddressPool) -> &'static [DataFile] {
     books.network.gateway = pool.gateway.to_string();
     books.network.dns = pool.dns.iter().map(Ipv4Addr::to_string).collect();
     let Some(mode) = pool.mode else {

@@ -11,16 +11,17 @@ use std::sync::Arc;
 use self::plan::Plan;
 use super::reset_system::tell_progress;
 use super::start_instance::{announce_started, power_on};
-use crate::host::{ImageLocation, VolumeInfo};
-use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, Volume, VolumeGroup};
+use crate::host::{ErrorKind, ImageLocation, VolumeInfo};
+use crate::model::{AddressMode, Guest, GuestConfig, GuestId, PowerState, Volume, VolumeGroup};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::addresses::seeds;
 use crate::txn::node::jobs::Job;
 use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::carry;
-use crate::txn::undo::Undo;
-use crate::txn::{secrets, Context, Failure};
+use crate::txn::undo::{Step, Undo};
+use crate::txn::volumes::file_prefix;
+use crate::txn::{secrets, Context, Failure, Node};
 
 const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
 
@@ -30,7 +31,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let mut job = context.job(id, Job::Create).await?;
     let layout = context.node.layout.read().await;
     context.check()?;
-    let mut undo = Undo::default();
+    let mut undo = Undo::new(&context, &[id]);
     let config = match build(&context, &plan, &mut undo).await {
         Ok(config) => config,
         Err(cause) => return Err(undo.run(cause).await),
@@ -44,7 +45,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
             return Err(failure);
         }
     }
-    undo.disarm();
+    undo.finish().await;
     context.event(
         Message::new(MessageId::GUEST_CREATED_EVENT)
             .string(Key::Instance, id.to_string())
@@ -76,52 +77,113 @@ fn tell_failed(context: &Context, id: GuestId, failure: &Failure) {
     }
 }
 
-/// The steps up to the answer, each with its way back registered before it is done: a step whose outcome is unknown is taken back too.
+/// The steps up to the answer, all of them announced before the first: a step whose outcome is unknown is taken back too.
 async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<GuestConfig, Failure> {
-    let node = &context.node;
-    let resource = reserve(context, plan, undo)?;
-    let (pool, address_mode, shared) = {
-        let books = node.books.lock();
-        (books.storage.current_pool.clone(), books.network.allocation_mode, books.current_shared().is_some())
-    };
-    let mut volumes = create_volumes(context, plan, &pool, undo).await?;
-    let mut config = GuestConfig {
+    let (node, id) = (&context.node, plan.id);
+    let place = Place::choose(node);
+    check_free(node, id, &place).await?;
+    let resource = node.books.lock().reserve(id, &plan.name, &plan.internal_address, &plan.external_address)?;
+    let config = GuestConfig {
         monitor_port: resource.monitor_port,
         monitor_secret: secrets::password(secrets::MONITOR_SECRET_LENGTH)?,
-        storage_pool: pool,
-        storage_volumes: volumes.volumes().map(|volume| volume.name.clone()).collect(),
+        storage_pool: place.pool.clone(),
+        storage_volumes: (0..plan.disks.len()).map(|index| volume_name(id, index)).collect(),
         network_source: node.settings.bridge.clone(),
         hardware_address: resource.hardware_address,
-        address_allocation: address_mode,
+        address_allocation: place.address_mode,
         create_time: chrono::Local::now().format("%Y-%m-%d %H:%M:%S").to_string(),
         ..plan.config()
     };
+    let planned = async {
+        let boot_image = if config.cloud_init_available { seeds::path(node, &place.pool, id)? } else { String::new() };
+        let config = GuestConfig { boot_image, ..config };
+        undo.plan(steps(&config, &place, plan.image.is_some())).await?;
+        Ok(config)
+    };
+    let config = planned.await.inspect_err(|_: &Failure| node.books.lock().cancel(id))?;
+    let mut volumes = create_volumes(context, plan, &config).await?;
     if config.cloud_init_available {
-        config.boot_image = create_seed(context, &config, undo).await?;
+        context.check()?;
+        seeds::write(node, &config).await?;
         volumes.boot_image.clone_from(&config.boot_image);
     }
-    let hypervisor = node.host.hypervisor.clone();
-    let id = plan.id;
-    undo.push(format!("domain and filter of guest {id}"), async move { hypervisor.undefine(id).await.map(|_| ()) });
     node.host.hypervisor.define(&config).await?;
     // A host that restarts in the middle of a clone must not start a guest without a system, and none of a shared pool.
-    if config.auto_start && !config.unfinished && !shared {
+    if config.auto_start && !config.unfinished && !place.shared {
         node.host.hypervisor.set_autostart(id, true).await?;
     }
     context.check()?;
-    enter(context, &config, volumes, undo).await?;
-    context.respond(context.success().string(Key::Instance, id.to_string()).bool(Key::Enable, false))?;
+    node.books.lock().insert(Guest { power: PowerState::Stopped, ..Guest::new(config.clone()) }, volumes);
+    node.save(FILES).await?;
+    let answer = context.success().string(Key::Instance, id.to_string()).bool(Key::Enable, false);
+    match plan.image {
+        // It goes on, and until it is done it can be taken back.
+        Some(_) => context.respond(answer)?,
+        None => undo.complete(answer).await?,
+    }
     Ok(config)
 }
 
-fn reserve(context: &Context, plan: &Plan, undo: &mut Undo) -> Result<Resource, Failure> {
-    let (books, id) = (context.node.books.clone(), plan.id);
-    let resource = books.lock().reserve(id, &plan.name, &plan.internal_address, &plan.external_address)?;
-    undo.push(format!("reservation of guest {id}"), async move {
-        books.lock().cancel(id);
-        Ok(())
-    });
-    Ok(resource)
+/// Where a new guest goes.
+struct Place {
+    pool: String,
+    directory: String,
+    shared: bool,
+    address_mode: AddressMode,
+}
+
+impl Place {
+    fn choose(node: &Node) -> Self {
+        let books = node.books.lock();
+        let pool = books.storage.current_pool.clone();
+        let directory = books.storage.pools.get(&pool).map(|pool| pool.target.clone()).unwrap_or_default();
+        Self { pool, directory, shared: books.current_shared().is_some(), address_mode: books.network.allocation_mode }
+    }
+}
+
+/// Refuses when there is something of a guest with this id that the books do not know: it is not ours to remove when the create fails.
+async fn check_free(node: &Node, id: GuestId, place: &Place) -> Result<(), Failure> {
+    if let Ok(guest) = node.books.guest(id) {
+        return Err(Failure::refused(format!("guest {id} exists already: it is '{}'", guest.config.name)));
+    }
+    let (prefix, host) = (file_prefix(id), &node.host);
+    let (domain, files) = tokio::join!(host.hypervisor.domain(id), host.disks.files(&place.directory, &prefix));
+    match domain {
+        Ok(domain) => {
+            return Err(Failure::refused(format!(
+                "guest {id} can't be created: libvirt has a domain of it already, '{}', which data/ does not know",
+                domain.name
+            )))
+        }
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    match files?.first() {
+        Some(file) => {
+            let directory = &place.directory;
+            Err(Failure::refused(format!("guest {id} can't be created: there is a file {directory}/{file} already; move it away")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is going to be done, in its order.
+fn steps(config: &GuestConfig, place: &Place, clone: bool) -> Vec<Step> {
+    let (id, pool) = (config.id, &place.pool);
+    let mut steps = vec![Step::Reservation { guest: id }];
+    steps.extend(config.storage_volumes.iter().map(|name| Step::Volume { pool: pool.clone(), name: name.clone() }));
+    if config.cloud_init_available {
+        steps.push(Step::File { path: config.boot_image.clone() });
+    }
+    steps.push(Step::Domain { guest: id });
+    if place.shared {
+        steps.push(Step::Copy { guest: id, directory: place.directory.clone() });
+    }
+    steps.push(Step::Entry { guest: id });
+    if let Some(system) = config.storage_volumes.first().filter(|_| clone) {
+        steps.push(Step::Fetched { disk: format!("{}/{system}", place.directory.trim_end_matches('/')) });
+    }
+    steps
 }
 
 /// The steps after the answer: brings the image to the system disk and makes the guest a created one.
@@ -131,8 +193,6 @@ async fn fill(context: &Arc<Context>, plan: &Plan, image: &ImageLocation, undo: 
     let disk = node.books.lock().system_disk(id);
     let disk = disk.ok_or_else(|| Failure::Internal(format!("guest {id} has no system disk")))?;
     let capacity = plan.disks.first().copied().unwrap_or_default();
-    let (back, path) = (images.clone(), disk.path.clone());
-    undo.push(format!("an image beside {}", disk.path), async move { back.discard(&path).await.map(drop) });
     let path = &disk.path;
     let fetch = |transfer| async move { images.fetch(image, path, capacity, &transfer).await };
     carry(context, id, &disk.pool, fetch, |percent| tell_progress(context, id, percent)).await?;
@@ -144,34 +204,22 @@ async fn fill(context: &Arc<Context>, plan: &Plan, image: &ImageLocation, undo: 
         guest.config = Arc::new(GuestConfig { unfinished: false, ..(*guest.config).clone() });
         (guest.created, guest.progress) = (true, 0);
     }
-    node.save(&[DataFile::Instance]).await
+    node.save(&[DataFile::Instance]).await?;
+    undo.commit().await
 }
 
-async fn create_volumes(context: &Arc<Context>, plan: &Plan, pool: &str, undo: &mut Undo) -> Result<VolumeGroup, Failure> {
+async fn create_volumes(context: &Context, plan: &Plan, config: &GuestConfig) -> Result<VolumeGroup, Failure> {
+    let pool = &config.storage_pool;
     let mut volumes = Vec::with_capacity(plan.disks.len());
-    for (index, capacity) in plan.disks.iter().enumerate() {
+    for (name, capacity) in config.storage_volumes.iter().zip(&plan.disks) {
         context.check()?;
-        let name = volume_name(plan.id, index);
-        let (storage, back_pool, back_name) = (context.node.host.storage.clone(), pool.to_owned(), name.clone());
-        undo.push(format!("volume {name} in pool {pool}"), async move { storage.delete_volume(&back_pool, &back_name).await.map(|_| ()) });
-        let info = context.node.host.storage.create_volume(pool, &name, *capacity).await?;
-        volumes.push(volume(name, pool, info));
+        let info = context.node.host.storage.create_volume(pool, name, *capacity).await?;
+        volumes.push(volume(name.clone(), pool, info));
     }
     let mut volumes = volumes.into_iter();
     // The plan has at least one disk.
     let system = volumes.next().unwrap_or_default();
     Ok(VolumeGroup { system, data: volumes.collect(), ..VolumeGroup::default() })
-}
-
-/// Makes the image that tells cloud-init where to ask.
-async fn create_seed(context: &Arc<Context>, config: &GuestConfig, undo: &mut Undo) -> Result<String, Failure> {
-    context.check()?;
-    let node = &context.node;
-    let path = seeds::path(node, &config.storage_pool, config.id)?;
-    let (storage, back) = (node.host.storage.clone(), path.clone());
-    undo.push(format!("cloud-init image {path}"), async move { storage.remove_file(&back).await.map(|_| ()) });
-    seeds::write(node, &GuestConfig { boot_image: path.clone(), ..config.clone() }).await?;
-    Ok(path)
 }
 
 /// `<id>_sys.qcow2`, then `<id>_0.qcow2`, `<id>_1.qcow2`, … (contract §11.1).
@@ -184,18 +232,4 @@ fn volume_name(id: GuestId, index: usize) -> String {
 
 fn volume(name: String, pool: &str, info: VolumeInfo) -> Volume {
     Volume { name, format: "qcow2".into(), key: info.key, path: info.path, capacity: info.capacity, pool: pool.to_owned() }
-}
-
-/// Enters the guest in the books and makes them durable; the way back strikes it and makes that durable.
-async fn enter(context: &Arc<Context>, config: &GuestConfig, volumes: VolumeGroup, undo: &mut Undo) -> Result<(), Failure> {
-    let node = context.node.clone();
-    let id = config.id;
-    node.books.lock().insert(Guest { power: PowerState::Stopped, ..Guest::new(config.clone()) }, volumes);
-    let back = node.clone();
-    undo.push(format!("entry of guest {id} in data/"), async move {
-        back.books.lock().remove(id);
-        let kept = back.save(FILES).await;
-        kept.map_err(|failure| crate::host::HostError::new(crate::host::ErrorKind::Failed, failure.to_string()))
-    });
-    node.save(FILES).await
 }

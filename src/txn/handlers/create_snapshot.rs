@@ -13,6 +13,7 @@ use crate::host::{ErrorKind, HostError};
 use crate::model::{PowerState, Volume};
 use crate::proto::message::Key;
 use crate::txn::node::jobs::Job;
+use crate::txn::undo::Step;
 use crate::txn::volumes::{self, steps::Steps, Volumes};
 use crate::txn::{Context, Failure};
 
@@ -33,11 +34,14 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         return Err(Failure::refused(format!("guest '{}' has a snapshot '{name}' already", volumes.guest.name)));
     }
     let wanted = Wanted { name, description, time: chrono::Local::now().format("%Y-%m-%d %H:%M:%S").to_string() };
-    let mut steps = Steps::new(&context.node);
+    let mut steps = Steps::new(&context, id);
     if volumes.running {
-        let done = live(&context, &volumes, wanted, &mut steps).await;
-        let switched = steps.end(done).await?;
-        switched?;
+        match live(&context, &volumes, wanted, &mut steps).await {
+            Ok(Ok(())) => steps.finished(),
+            // It stays in the journal, and is gone through with later.
+            Ok(Err(failure)) => return Err(failure),
+            Err(cause) => return steps.end(Err(cause)).await,
+        }
         return late(&context);
     }
     let done = offline(&context, &volumes, wanted, &mut steps).await;
@@ -52,7 +56,7 @@ pub(super) fn late(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn offline(context: &Context, volumes: &Volumes, wanted: Wanted<'_>, steps: &mut Steps) -> Result<(), Failure> {
+async fn offline(context: &Arc<Context>, volumes: &Volumes, wanted: Wanted<'_>, steps: &mut Steps) -> Result<(), Failure> {
     let frozen = volumes::frozen_paths(volumes, wanted.name);
     check_free(&volumes.files(context).await?, frozen.values())?;
     for volume in volumes.group.volumes() {
@@ -61,11 +65,12 @@ async fn offline(context: &Context, volumes: &Volumes, wanted: Wanted<'_>, steps
         let aside = frozen.get(&volume.name).map(String::as_str).unwrap_or_default();
         let new = volumes::new_name(current);
         let capacity = context.node.host.disks.inspect(current).await?.capacity;
-        steps.overlay(&new, aside, capacity).await?;
-        steps.freeze(current, &new, aside).await?;
+        steps.overlay(&new, aside, capacity);
+        steps.freeze(current, &new, aside);
     }
-    volumes.enter(context, steps, |group, _| group.take_snapshot(wanted.name, wanted.description, wanted.time, frozen)).await?;
-    context.respond(context.success())
+    steps.perform(context, true, vec![volumes.entry()]).await?;
+    volumes.enter(context, |group, _| group.take_snapshot(wanted.name, wanted.description, wanted.time, frozen)).await?;
+    steps.complete(context.success()).await
 }
 
 /// The way back would take a file of this name for the guest's disk, so nothing begins while there is one.
@@ -80,7 +85,7 @@ fn check_free<'a>(files: &[String], mut wanted: impl Iterator<Item = &'a String>
 
 /// The inner result is the answer's: when it is not known whether QEMU has switched, all that was prepared stays, for the disks show the same
 /// either way.
-async fn live(context: &Context, volumes: &Volumes, wanted: Wanted<'_>, steps: &mut Steps) -> Result<Result<(), Failure>, Failure> {
+async fn live(context: &Arc<Context>, volumes: &Volumes, wanted: Wanted<'_>, steps: &mut Steps) -> Result<Result<(), Failure>, Failure> {
     let node = &context.node;
     let files = volumes.files(context).await?;
     let mut images = Vec::new();
@@ -90,14 +95,16 @@ async fn live(context: &Context, volumes: &Volumes, wanted: Wanted<'_>, steps: &
         let name = next_name(&volume.name, &files);
         let (present, new) = (volume.file().to_owned(), format!("{}/{name}", volume.directory()));
         let capacity = node.host.disks.inspect(&present).await?.capacity;
-        steps.overlay(&new, &present, capacity).await?;
+        steps.overlay(&new, &present, capacity);
         images.push((present, new));
         names.push((volume.name.clone(), name));
     }
     let frozen = volumes.group.volumes().map(Volume::file).zip(&names).map(|(path, (_, name))| (name.clone(), path.to_owned()));
     let frozen: BTreeMap<String, String> = frozen.collect();
+    let id = volumes.id();
+    steps.perform(context, true, vec![volumes.entry(), Step::Volumes { guest: id, names: names.clone() }]).await?;
     volumes
-        .enter(context, steps, |group, config| {
+        .enter(context, |group, config| {
             for (present, new) in &names {
                 group.rename_volume(present, new);
                 config.storage_volumes.iter_mut().filter(|name| *name == present).for_each(|name| name.clone_from(new));
@@ -105,13 +112,16 @@ async fn live(context: &Context, volumes: &Volumes, wanted: Wanted<'_>, steps: &
             group.take_snapshot(wanted.name, wanted.description, wanted.time, frozen);
         })
         .await?;
-    let id = volumes.id();
-    let (hypervisor, back) =
-        (node.host.hypervisor.clone(), names.iter().map(|(present, new)| (new.clone(), present.clone())).collect::<Vec<_>>());
-    steps.undo(format!("volumes in the definition of guest {id}"), async move { hypervisor.change_volumes(id, &back).await.map(drop) });
     node.host.hypervisor.change_volumes(id, &names).await?;
     context.check()?;
-    switch(context, volumes, &images).await
+    // Once QEMU has switched there is no way back: from here on a crash is followed by the switch.
+    steps.afterwards(Step::Switch { guest: id, images: images.clone() });
+    steps.commit().await?;
+    let switched = switch(context, volumes, &images).await;
+    if switched.is_err() {
+        steps.revoke().await;
+    }
+    switched
 }
 
 async fn switch(context: &Context, volumes: &Volumes, images: &[(String, String)]) -> Result<Result<(), Failure>, Failure> {

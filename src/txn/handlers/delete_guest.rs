@@ -1,20 +1,20 @@
 //! DeleteGuestRequest (contract §6.2, flow 7.3).
 //!
-//! The domain goes first, and only when libvirt agrees that it does not run; then the volumes; then the books. A
-//! delete that stops half-way is told as failed and keeps the guest in the books, so that asking again finishes it. A guest whose system disk
+//! The domain goes first, and only when libvirt agrees that it does not run; then the volumes; then the books. From there on there is no way back: a
+//! delete that stops half-way is told as failed and keeps the guest in the books, and asking again, or the next start of the service, finishes it. A guest whose system disk
 //! is being filled is not waited for: the transfer is stopped.
 
 use std::sync::Arc;
 
 use crate::model::lifecycle::{self, Operation};
-use crate::model::{GuestId, PowerState};
+use crate::model::GuestId;
 use crate::proto::message::{Key, MessageId};
-use crate::store::DataFile;
 use crate::txn::node::jobs::{Job, JobGuard};
 use crate::txn::node::transfers::StopReason;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure};
 
-use super::remains::delete_volumes;
+use super::remains;
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let id = context.params().guest(Key::Instance)?;
@@ -29,18 +29,22 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let node = &context.node;
     // The disks of a guest that another host has taken over are that host's.
     node.hold(id).await?;
-    node.host.hypervisor.undefine(id).await?;
-    node.set_power(id, PowerState::Lost);
-    // What a crash left beside its disk has no other owner.
-    let disk = node.books.lock().system_disk(id);
-    if let Some(disk) = disk {
-        node.host.images.discard(&disk.path).await?;
-    }
     let group = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
-    delete_volumes(node, id, &group).await?;
-    node.books.lock().remove(id);
-    node.usage.forget(id);
-    node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await?;
+    let mut undo = Undo::new(&context, &[id]);
+    let rest = Step::Delete { guest: id, group: Box::new(group.clone()), directory: node.shared_directory(id) };
+    undo.plan_forward(vec![rest]).await?;
+    if let Err(failure) = remains::delete(node, id, &group).await {
+        if node.host.hypervisor.domain(id).await.is_ok() {
+            // Nothing has happened yet, so nothing has to.
+            undo.end();
+        }
+        return Err(failure);
+    }
+    undo.end();
+    // What earlier changes of it had left is gone with it.
+    for number in node.store.journal().left(&[id]) {
+        node.store.journal().end(number);
+    }
     let answered = context.respond(context.success());
     // The guest is gone, answered in time or not.
     context.guest_event(MessageId::GUEST_DELETED_EVENT, id);

@@ -44,7 +44,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
             return late(&context);
         }
     }
-    let mut steps = Steps::new(&context.node);
+    let mut steps = Steps::new(&context, id);
     let done = delete(&context, &volumes, name, &dependant, &mut steps).await;
     steps.end(done).await?;
     late(&context)
@@ -87,17 +87,21 @@ async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &De
         };
         layers.push((base, needed));
     }
+    let asides: Vec<String> = layers.iter().map(|(base, top)| volumes::old_name(top.unwrap_or(base))).collect();
+    volumes.check_aside(context, &asides).await?;
     // Long, and content is the same at every moment; the quick renames follow when nothing of this can fail any more.
     for (base, top) in &layers {
         if let Some(top) = top {
-            steps.merge(top, base, top).await?;
+            steps.merge(top, base, top);
         }
     }
     for (base, top) in &layers {
         match top {
-            Some(top) => steps.replace(top, base, &volumes::old_name(top), true).await?,
-            None => steps.give_up(base, &volumes::old_name(base)).await?,
+            Some(top) => steps.replace(top, base, &volumes::old_name(top), true),
+            None => steps.give_up(base, &volumes::old_name(base)),
         }
     }
-    volumes.enter(context, steps, |group, _| group.strike_snapshot(name)).await
+    steps.perform(context, false, vec![volumes.entry()]).await?;
+    volumes.enter(context, |group, _| group.strike_snapshot(name)).await?;
+    steps.commit().await
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::attach_instance::read_guests;
-use crate::host::{ErrorKind, HostError};
+use super::remains::{self, forget};
 use crate::model::{Guest, GuestId, PowerState};
 use crate::store::DataFile;
 use crate::txn::node::jobs::{Job, JobGuard};
 use crate::txn::node::transfers::StopReason;
-use crate::txn::undo::Undo;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure, Node};
 
 const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
@@ -25,12 +25,9 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         return purge(&context).await;
     }
     let leaving = check(&context, &ids).await?;
-    let mut undo = Undo::default();
+    let mut undo = Undo::new(&context, &ids);
     match detach(&context, &leaving, &mut undo).await {
-        Ok(()) => {
-            undo.disarm();
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(cause) => Err(undo.run(cause).await),
     }
 }
@@ -70,76 +67,42 @@ async fn check(context: &Context, ids: &[GuestId]) -> Result<Vec<Leaving>, Failu
 
 async fn detach(context: &Arc<Context>, leaving: &[Leaving], undo: &mut Undo) -> Result<(), Failure> {
     let node = &context.node;
+    undo.plan(steps(node, leaving)).await?;
     for one in leaving {
         context.check()?;
-        take_down(node, one, undo).await?;
-    }
-    for one in leaving {
-        context.check()?;
-        let (back, id) = (node.clone(), one.id);
-        undo.push(format!("claim of guest {id}"), async move { back.hold(id).await.map(drop).map_err(as_host_error) });
-        node.let_go(&one.directory, id, one.runs()).await?;
-    }
-    strike(node, leaving, undo);
-    node.save(FILES).await?;
-    context.respond(context.success())
-}
-
-/// Ends the guest and takes it from libvirt.
-async fn take_down(node: &Arc<Node>, one: &Leaving, undo: &mut Undo) -> Result<(), Failure> {
-    let (id, hypervisor) = (one.id, &node.host.hypervisor);
-    if one.runs() {
-        let back = node.clone();
-        undo.push(format!("guest {id}, which ran and is stopped now"), async move {
-            back.host.hypervisor.start(id).await?;
-            back.set_power(id, PowerState::Running);
-            back.usage.started(id);
-            Ok(())
-        });
-        hypervisor.destroy(id).await?;
-    }
-    let (back, config) = (node.clone(), one.guest.config.clone());
-    undo.push(format!("domain of guest {id}"), async move {
-        back.host.hypervisor.define(&config).await?;
-        back.set_power(id, PowerState::Stopped);
-        Ok(())
-    });
-    hypervisor.undefine(id).await?;
-    Ok(())
-}
-
-fn strike(node: &Arc<Node>, leaving: &[Leaving], undo: &mut Undo) {
-    let mut books = node.books.lock();
-    let mut struck = Vec::new();
-    for one in leaving {
-        let (group, resource) = (books.storage.groups.get(&one.id).cloned(), books.network.resources.get(&one.id).cloned());
-        struck.push((one.guest.clone(), group.unwrap_or_default(), resource));
-        forget(node, &mut books, one.id);
-    }
-    let back = node.clone();
-    undo.push("the guests in data/", async move {
-        {
-            let mut books = back.books.lock();
-            for (guest, group, resource) in struck {
-                if let Some(resource) = resource {
-                    books.network.resources.insert(guest.config.id, resource);
-                }
-                books.insert(guest, group);
-            }
+        if one.runs() {
+            node.host.hypervisor.destroy(one.id).await?;
         }
-        back.save(FILES).await.map_err(as_host_error)
-    });
+        node.host.hypervisor.undefine(one.id).await?;
+    }
+    for one in leaving {
+        context.check()?;
+        node.let_go(&one.directory, one.id, one.runs()).await?;
+    }
+    for one in leaving {
+        forget(node, one.id);
+    }
+    node.save(FILES).await?;
+    undo.complete(context.success()).await
 }
 
-/// Out of the books, with the files on the shared storage left as they are.
-fn forget(node: &Node, books: &mut crate::txn::node::books::Inner, id: GuestId) {
-    node.leave_copy(id);
-    books.remove(id);
-    node.usage.forget(id);
-}
-
-fn as_host_error(failure: Failure) -> HostError {
-    HostError::new(ErrorKind::Failed, failure.to_string())
+/// What is going to be done, in its order.
+fn steps(node: &Node, leaving: &[Leaving]) -> Vec<Step> {
+    let boot = node.host.shared.boot();
+    let mut steps = Vec::new();
+    for one in leaving {
+        let config = Box::new(one.guest.config.as_ref().clone());
+        steps.extend(one.runs().then(|| Step::Ended { guest: one.id, boot: boot.clone() }));
+        steps.push(Step::Undefined { config });
+    }
+    steps.extend(leaving.iter().map(|one| Step::Claim { guest: one.id }));
+    let books = node.books.lock();
+    for one in leaving {
+        let group = Box::new(books.storage.groups.get(&one.id).cloned().unwrap_or_default());
+        let resource = books.network.resources.get(&one.id).cloned();
+        steps.push(Step::Struck { config: Box::new(one.guest.config.as_ref().clone()), group, resource });
+    }
+    steps
 }
 
 /// Everything that the Core has moved goes.
@@ -156,7 +119,13 @@ async fn purge(context: &Arc<Context>) -> Result<(), Failure> {
     }
     let outcomes = join_all(shared.iter().map(|id| purge_one(context, *id))).await;
     node.save(FILES).await?;
-    let failures: Vec<Failure> = outcomes.into_iter().filter_map(Result::err).collect();
+    let mut failures = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(undo) => drop(undo.map(Undo::end)),
+            Err(failure) => failures.push(failure),
+        }
+    }
     match failures.first() {
         None => context.respond(context.success()),
         Some(first) => {
@@ -165,27 +134,19 @@ async fn purge(context: &Arc<Context>) -> Result<(), Failure> {
     }
 }
 
-async fn purge_one(context: &Context, id: GuestId) -> Result<(), Failure> {
+/// The books are still to be written; then the record can end.
+async fn purge_one(context: &Arc<Context>, id: GuestId) -> Result<Option<Undo>, Failure> {
     let node = &context.node;
     node.transfers.stop(id, StopReason::Moved);
     let _job = node.jobs.outlast(id, Job::Detach, context.deadline()).await?;
-    let Ok(guest) = node.books.guest(id) else { return Ok(()) };
-    // Gone from libvirt already is as good.
-    match node.host.hypervisor.destroy(id).await {
-        Ok(_) => {}
-        Err(error) if error.kind == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
-    node.host.hypervisor.undefine(id).await?;
-    if let Some(directory) = node.shared_directory(id) {
-        // Nobody can be kept waiting for a server that is silent: the new owner takes the claim on the Core's word.
-        if let Err(failure) = node.let_go(&directory, id, guest.power == PowerState::Running).await {
-            tracing::warn!(guest = %id, "its claim could not be given back: {failure}");
-        }
-    }
-    forget(node, &mut node.books.lock(), id);
+    let Ok(guest) = node.books.guest(id) else { return Ok(None) };
+    let directory = node.shared_directory(id);
+    let mut undo = Undo::new(context, &[id]);
+    let running = guest.power == PowerState::Running;
+    undo.plan_forward(vec![Step::Purge { guest: id, directory: directory.clone(), running }]).await?;
+    remains::purge(node, id, directory.as_deref(), running).await?;
     tracing::info!(guest = %id, name = %guest.config.name, "purged: the Core has moved it");
-    Ok(())
+    Ok(Some(undo))
 }
 
 #[cfg(test)]

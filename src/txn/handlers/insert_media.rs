@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use super::image::read_location;
-use super::setting::{write_down, Field};
+use super::setting::write_down;
 use crate::model::lifecycle::{self, Operation};
 use crate::model::{Guest, GuestConfig, GuestId, Media};
 use crate::proto::message::Key;
 use crate::txn::media::{self, Fetched};
 use crate::txn::node::jobs::Job;
-use crate::txn::undo::Undo;
+use crate::txn::setting::Setting;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure};
-
-/// What is in the drive, in the books.
-pub(super) static DRIVE: Field = Field { name: "media", copy: |from, to| to.media.clone_from(&from.media) };
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
@@ -46,10 +44,9 @@ async fn insert(context: &Arc<Context>, id: GuestId, fetched: &Fetched) -> Resul
     fetched.check(context)?;
     let guest = check(context, id)?;
     context.node.hold(id).await?;
-    let mut undo = Undo::default();
+    let mut undo = Undo::new(context, &[id]);
     match steps(context, &guest, fetched, &mut undo).await {
         Ok(()) => {
-            undo.disarm();
             context.event(media::attached(id, &fetched.media));
             Ok(())
         }
@@ -57,14 +54,16 @@ async fn insert(context: &Arc<Context>, id: GuestId, fetched: &Fetched) -> Resul
     }
 }
 
-async fn steps(context: &Arc<Context>, guest: &Guest, fetched: &Fetched, undo: &mut Undo) -> Result<(), Failure> {
+async fn steps(context: &Context, guest: &Guest, fetched: &Fetched, undo: &mut Undo) -> Result<(), Failure> {
     let node = &context.node;
-    let id = guest.config.id;
-    let hypervisor = node.host.hypervisor.clone();
-    undo.push(format!("media in the drive of guest {id}"), async move { hypervisor.set_media(id, None).await.map(drop) });
+    let (id, config) = (guest.config.id, Box::new(guest.config.as_ref().clone()));
+    undo.plan(vec![Step::Drive { guest: id, file: None }, Step::Written { setting: Setting::Media, config }]).await?;
     node.host.hypervisor.set_media(id, Some(&fetched.media.file)).await?;
     fetched.check(context)?;
     let wanted = GuestConfig { media: Some(fetched.media.clone()), ..guest.config.as_ref().clone() };
-    write_down(node, guest.config.clone(), Arc::new(wanted), &DRIVE, undo).await?;
-    fetched.respond(context)
+    write_down(node, &wanted, Setting::Media).await?;
+    if fetched.is_acknowledged() {
+        return undo.commit().await;
+    }
+    undo.complete(context.success()).await
 }

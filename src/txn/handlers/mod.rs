@@ -6,7 +6,7 @@
 mod add_guest_rule;
 mod answers;
 mod attach_instance;
-mod change_address_pool;
+pub(in crate::txn) mod change_address_pool;
 mod change_guest_rule_default_action;
 mod change_guest_rule_order;
 mod create_disk_image;
@@ -24,7 +24,7 @@ mod get_instance_status;
 mod get_snapshot;
 mod image;
 mod insert_media;
-mod modify_auth;
+pub(in crate::txn) mod modify_auth;
 mod modify_auto_start;
 mod modify_cell_storage;
 mod modify_core;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 
-use super::setting::{begin, write_down, Field};
+use super::setting::{begin, write_down};
 use crate::host::{ErrorKind, HostError, Hypervisor};
 use crate::model::{GuestConfig, PowerState, Secret};
 use crate::proto::message::Key;
 use crate::txn::params::Params;
-use crate::txn::undo::Undo;
+use crate::txn::setting::Setting;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{secrets, Context, Failure};
 
 /// How long the agent has. Together with a second try, which restores the password, it is below the Core's patience.
@@ -22,14 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(2);
 /// Longest account name and password, bytes.
 const LONGEST: usize = 511;
-
-static ACCOUNT: Field = Field {
-    name: "account",
-    copy: |from, to| {
-        to.auth_user.clone_from(&from.auth_user);
-        to.auth_secret.clone_from(&from.auth_secret);
-    },
-};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
@@ -44,36 +37,32 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         return Err(Failure::refused(format!("the password of guest '{}' can't be changed: the guest is not running", guest.config.name)));
     }
     let user = if user.is_empty() { guest.config.administrator() } else { user }.to_owned();
-    let wanted = Arc::new(GuestConfig { auth_user: user, auth_secret: secret, ..guest.config.as_ref().clone() });
-    let mut undo = Undo::default();
-    match steps(&context, guest.config, wanted, &mut undo).await {
-        Ok(()) => {
-            undo.disarm();
-            Ok(())
+    let wanted = GuestConfig { auth_user: user, auth_secret: secret, ..guest.config.as_ref().clone() };
+    let mut undo = Undo::new(&context, &[id]);
+    match steps(&context, &guest.config, &wanted, &mut undo).await {
+        Ok(()) => Ok(()),
+        // An agent that refused has changed nothing, and one that is not there would not take anything back either.
+        Err(Failure::Host(error)) if error.kind != ErrorKind::Unknown => {
+            undo.end();
+            Err(error.into())
         }
         Err(cause) => Err(undo.run(cause).await),
     }
 }
 
-async fn steps(context: &Arc<Context>, before: Arc<GuestConfig>, wanted: Arc<GuestConfig>, undo: &mut Undo) -> Result<(), Failure> {
+async fn steps(context: &Context, before: &GuestConfig, wanted: &GuestConfig, undo: &mut Undo) -> Result<(), Failure> {
     let node = &context.node;
-    let hypervisor = node.host.hypervisor.clone();
-    let set = set_password(hypervisor.as_ref(), &wanted, PATIENCE).await;
-    match set {
-        // An agent that refused has changed nothing, and one that is not there would not take anything back either.
-        Err(error) if error.kind != ErrorKind::Unknown => return Err(error.into()),
-        _ => {}
-    }
-    let (back, user) = (before.clone(), wanted.auth_user.clone());
-    undo.push(format!("new password of '{user}' in guest {}", before.id), async move { restore(hypervisor.as_ref(), &back, &user).await });
-    set?;
+    let config = || Box::new(before.clone());
+    let password = Step::Password { config: config(), user: wanted.auth_user.clone() };
+    undo.plan(vec![password, Step::Written { setting: Setting::Account, config: config() }]).await?;
+    set_password(node.host.hypervisor.as_ref(), wanted, PATIENCE).await?;
     context.check()?;
-    write_down(node, before, wanted.clone(), &ACCOUNT, undo).await?;
-    context.respond(context.success().string(Key::User, &wanted.auth_user).string(Key::Secret, wanted.auth_secret.reveal()))
+    write_down(node, wanted, Setting::Account).await?;
+    undo.complete(context.success().string(Key::User, &wanted.auth_user).string(Key::Secret, wanted.auth_secret.reveal())).await
 }
 
 /// Sets the former password again, where it is known.
-async fn restore(hypervisor: &dyn Hypervisor, before: &GuestConfig, user: &str) -> Result<(), HostError> {
+pub(in crate::txn) async fn restore(hypervisor: &dyn Hypervisor, before: &GuestConfig, user: &str) -> Result<(), HostError> {
     if before.administrator() != user || before.auth_secret.is_empty() {
         return Err(HostError::new(ErrorKind::Unsupported, format!("the former password of '{user}' is not known")));
     }

@@ -8,20 +8,18 @@ use crate::model::{Pool, PoolMode};
 use crate::proto::message::Key;
 use crate::store::DataFile;
 use crate::txn::params::Params;
-use crate::txn::undo::Undo;
+use crate::txn::undo::{settle, Step, Undo};
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let root = read_root(context.params())?;
     // Creates that are under way end first; new ones wait.
     let _layout = context.node.layout.write().await;
+    settle(&context.node, &[]).await?;
     let pools = check(&context, &root).await?;
-    let mut undo = Undo::default();
+    let mut undo = Undo::new(&context, &[]);
     match switch(&context, &root, &pools, &mut undo).await {
-        Ok(()) => {
-            undo.disarm();
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(cause) => Err(undo.run(cause).await),
     }
 }
@@ -65,34 +63,25 @@ async fn check(context: &Context, root: &str) -> Result<Vec<Pool>, Failure> {
     Ok(pools)
 }
 
-async fn switch(context: &Arc<Context>, root: &str, pools: &[Pool], undo: &mut Undo) -> Result<(), Failure> {
+async fn switch(context: &Context, root: &str, pools: &[Pool], undo: &mut Undo) -> Result<(), Failure> {
     let node = &context.node;
+    let (storage, instance) = node.books.lock().layout();
+    let mut steps: Vec<Step> = pools.iter().map(|pool| Step::LocalPool { name: pool.name.clone(), target: pool.target.clone() }).collect();
+    steps.push(Step::Layout { storage: Box::new(storage), instance: Box::new(instance) });
+    undo.plan(steps).await?;
     let mut moved = Vec::new();
     for pool in pools {
-        let (storage, back) = (node.host.storage.clone(), pool.clone());
-        undo.push(format!("pool {} at {}", pool.name, pool.target), async move {
-            storage.remove_pool(&back.name).await?;
-            storage.ensure_local_pool(&back.name, &back.target).await.map(|_| ())
-        });
         node.host.storage.remove_pool(&pool.name).await?;
         moved.push(node.host.storage.ensure_local_pool(&pool.name, &format!("{root}/{}", pool.name)).await?);
     }
     context.check()?;
-    let before = {
+    {
         let mut books = node.books.lock();
         let storage = &mut books.storage;
-        let before = (storage.pools.clone(), storage.system_paths.clone(), storage.data_paths.clone());
         storage.pools.extend(moved.into_iter().map(|pool| (pool.name.clone(), pool)));
         storage.system_paths = vec![root.to_owned()];
         storage.data_paths = vec![root.to_owned()];
-        before
-    };
-    let books = node.books.clone();
-    undo.push("storage paths in memory", async move {
-        let storage = &mut books.lock().storage;
-        (storage.pools, storage.system_paths, storage.data_paths) = before;
-        Ok(())
-    });
+    }
     node.save(&[DataFile::Storage]).await?;
-    context.respond(context.success())
+    undo.complete(context.success()).await
 }

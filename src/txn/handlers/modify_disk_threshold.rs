@@ -4,25 +4,11 @@
 
 use std::sync::Arc;
 
-use super::setting::{begin, change, reconfigure, refuse_same, Field, Setting};
-use crate::host::DomainEdit;
+use super::setting::{begin, change, refuse_same};
 use crate::model::GuestConfig;
 use crate::proto::message::Key;
+use crate::txn::setting::Setting;
 use crate::txn::{Context, Failure};
-
-static SETTING: Setting = Setting {
-    field: Field {
-        name: "disk limits",
-        copy: |from, to| {
-            (to.read_speed, to.write_speed) = (from.read_speed, from.write_speed);
-            (to.read_iops, to.write_iops) = (from.read_iops, from.write_iops);
-        },
-    },
-    host: |hypervisor, config| {
-        let GuestConfig { read_speed, write_speed, read_iops, write_iops, .. } = *config;
-        reconfigure(hypervisor, config.id, DomainEdit::DiskLimits { read_speed, write_speed, read_iops, write_iops })
-    },
-};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
@@ -33,5 +19,5 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let config = &guest.config;
     refuse_same(&guest, "set of disk limits", &[config.read_speed, config.write_speed, config.read_iops, config.write_iops], &limits)?;
     let wanted = GuestConfig { read_speed, write_speed, read_iops, write_iops, ..guest.config.as_ref().clone() };
-    change(&context, &guest, wanted, &SETTING, context.success()).await
+    change(&context, &guest, wanted, Setting::DiskLimits, context.success()).await
 }

@@ -3,23 +3,18 @@
 use std::sync::Arc;
 
 use super::create_guest::plan::read_name;
-use super::setting::{begin, change, reconfigure, refuse_same, Field, Setting};
-use crate::host::DomainEdit;
+use super::setting::{begin, change, refuse_same};
 use crate::model::{GuestConfig, PowerState};
 use crate::proto::message::Key;
+use crate::txn::setting::Setting;
 use crate::txn::{Context, Failure};
-
-static SETTING: Setting = Setting {
-    field: Field { name: "name", copy: |from, to| to.name.clone_from(&from.name) },
-    host: |hypervisor, config| reconfigure(hypervisor, config.id, DomainEdit::Name(config.name.clone())),
-};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
     let id = params.guest(Key::Guest)?;
     let name = read_name(params)?;
     let (_job, guest) = begin(&context, id).await?;
-    refuse_same(&guest, SETTING.field.name, &guest.config.name, &name)?;
+    refuse_same(&guest, Setting::Name.name(), &guest.config.name, &name)?;
     if guest.power == PowerState::Running {
         return Err(Failure::refused(format!("guest '{}' can't be renamed: it is running; stop it first", guest.config.name)));
     }
@@ -27,5 +22,5 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         return Err(Failure::refused(format!("the name '{name}' is taken by guest {other}")));
     }
     let wanted = GuestConfig { name, ..guest.config.as_ref().clone() };
-    change(&context, &guest, wanted, &SETTING, context.success()).await
+    change(&context, &guest, wanted, Setting::Name, context.success()).await
 }

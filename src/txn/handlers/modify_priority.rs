@@ -2,26 +2,21 @@
 
 use std::sync::Arc;
 
-use super::setting::{begin, change, reconfigure, refuse_same, Field, Setting};
-use crate::host::DomainEdit;
+use super::setting::{begin, change, refuse_same};
 use crate::model::GuestConfig;
 use crate::proto::message::Key;
 use crate::txn::params::Params;
+use crate::txn::setting::Setting;
 use crate::txn::{Context, Failure};
-
-static SETTING: Setting = Setting {
-    field: Field { name: "CPU priority", copy: |from, to| to.cpu_priority = from.cpu_priority },
-    host: |hypervisor, config| reconfigure(hypervisor, config.id, DomainEdit::Priority(config.cpu_priority)),
-};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
     let id = params.guest(Key::Guest)?;
     let cpu_priority = read_priority(params)?;
     let (_job, guest) = begin(&context, id).await?;
-    refuse_same(&guest, SETTING.field.name, &guest.config.cpu_priority, &cpu_priority)?;
+    refuse_same(&guest, Setting::Priority.name(), &guest.config.cpu_priority, &cpu_priority)?;
     let wanted = GuestConfig { cpu_priority, ..guest.config.as_ref().clone() };
-    change(&context, &guest, wanted, &SETTING, context.success()).await
+    change(&context, &guest, wanted, Setting::Priority, context.success()).await
 }
 
 fn read_priority(params: Params<'_>) -> Result<u32, Failure> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::answers::power_to_wire;
-use super::change_address_pool::{apply, AddressPool};
+use super::change_address_pool::{self, AddressPool};
 use super::shared_storage;
 use crate::model::{AddressMode, Guest};
 use crate::proto::message::{Key, Message};
@@ -20,14 +20,13 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         Some(wanted) => shared_storage::attach(&context, wanted).await?,
         None => shared_storage::detach(&context).await?,
     }
-    let changed = {
-        let mut books = context.node.books.lock();
-        match &addresses {
-            Some(addresses) => apply(&mut books, addresses),
-            None => clear(&mut books),
+    match &addresses {
+        Some(addresses) => change_address_pool::change(&context, addresses).await?,
+        None => {
+            let changed = clear(&mut context.node.books.lock());
+            context.node.save(changed).await?;
         }
-    };
-    context.node.save(changed).await?;
+    }
     let answer = {
         let books = context.node.books.lock();
         ready(context.success(), books.guests.values().collect())

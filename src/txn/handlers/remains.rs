@@ -2,9 +2,51 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{GuestId, Volume, VolumeGroup};
+use crate::host::ErrorKind;
+use crate::model::{GuestId, PowerState, Volume, VolumeGroup};
+use crate::store::DataFile;
 use crate::txn::volumes::file_prefix;
 use crate::txn::{Failure, Node};
+
+/// Removes a guest whose domain does not run: domain and filter, then what it has on disks, then its entries. Asking again goes on where it failed.
+pub(in crate::txn) async fn delete(node: &Node, id: GuestId, group: &VolumeGroup) -> Result<(), Failure> {
+    node.host.hypervisor.undefine(id).await?;
+    node.set_power(id, PowerState::Lost);
+    // What a crash left beside its disk has no other owner.
+    if !group.system.file().is_empty() {
+        node.host.images.discard(group.system.file()).await?;
+    }
+    delete_volumes(node, id, group).await?;
+    node.books.lock().remove(id);
+    node.usage.forget(id);
+    node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await
+}
+
+/// Takes a guest that another host has now from libvirt and from the books; its files stay. The books are still to be written.
+pub(in crate::txn) async fn purge(node: &Node, id: GuestId, directory: Option<&str>, running: bool) -> Result<(), Failure> {
+    // Gone from libvirt already is as good.
+    match node.host.hypervisor.destroy(id).await {
+        Ok(_) => {}
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    node.host.hypervisor.undefine(id).await?;
+    if let Some(directory) = directory {
+        // Nobody can be kept waiting for a server that is silent: the new owner takes the claim on the Core's word.
+        if let Err(failure) = node.let_go(directory, id, running).await {
+            tracing::warn!(guest = %id, "its claim could not be given back: {failure}");
+        }
+    }
+    forget(node, id);
+    Ok(())
+}
+
+/// Out of the books, with the files on the shared storage left as they are.
+pub(in crate::txn) fn forget(node: &Node, id: GuestId) {
+    node.leave_copy(id);
+    node.books.lock().remove(id);
+    node.usage.forget(id);
+}
 
 /// Deletes all volumes, the cloud-init image, images of snapshots and what else belongs to them (contract §7.3), also after one that could not
 /// be; the first failure is told.

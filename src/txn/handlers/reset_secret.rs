@@ -3,16 +3,11 @@
 
 use std::sync::Arc;
 
-use super::setting::{begin, change, reconfigure, Field, Setting};
-use crate::host::DomainEdit;
+use super::setting::{begin, change};
 use crate::model::GuestConfig;
 use crate::proto::message::Key;
+use crate::txn::setting::Setting;
 use crate::txn::{secrets, Context, Failure};
-
-static SETTING: Setting = Setting {
-    field: Field { name: "monitor password", copy: |from, to| to.monitor_secret.clone_from(&from.monitor_secret) },
-    host: |hypervisor, config| reconfigure(hypervisor, config.id, DomainEdit::MonitorSecret(config.monitor_secret.clone())),
-};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let id = context.params().guest(Key::Guest)?;
@@ -20,5 +15,5 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let monitor_secret = secrets::password(secrets::MONITOR_SECRET_LENGTH)?;
     let answer = context.success().string(Key::Secret, monitor_secret.reveal());
     let wanted = GuestConfig { monitor_secret, ..guest.config.as_ref().clone() };
-    change(&context, &guest, wanted, &SETTING, answer).await
+    change(&context, &guest, wanted, Setting::MonitorSecret, answer).await
 }

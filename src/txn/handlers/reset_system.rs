@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{sleep, sleep_until, Instant};
 
 use super::image;
-use crate::host::{ErrorKind, HostError, ImageLocation};
+use crate::host::ImageLocation;
 use crate::model::{GuestConfig, GuestId};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
@@ -17,7 +17,7 @@ use crate::txn::node::books::Disk;
 use crate::txn::node::jobs::Job;
 use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::{carry, tell_power};
-use crate::txn::undo::Undo;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure};
 
 /// From the answer, or another event about the reset, to the next one: the Core handles each in a task of its own.
@@ -33,10 +33,23 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let capacity = guest.config.disks.first().copied().unwrap_or_default();
     image::check_size(&source, capacity)?;
     context.node.hold(id).await?;
-    context.respond(context.success())?;
+    let mut undo = Undo::new(&context, &[id]);
+    let initialized = guest.config.initialized;
+    let mark = initialized.then_some(Step::Initialized { guest: id, initialized });
+    undo.plan([Step::Fetched { disk: disk.path.clone() }].into_iter().chain(mark).collect()).await?;
+    if let Err(failure) = context.respond(context.success()) {
+        undo.end();
+        return Err(failure);
+    }
     let answered = Instant::now();
     set_created(&context, id, false);
-    let outcome = replace(&context, id, &source, &disk, capacity).await;
+    let outcome = match replace(&context, id, &source, &disk, capacity, initialized, &mut undo).await {
+        Ok(()) => {
+            undo.end();
+            Ok(())
+        }
+        Err(cause) => Err(undo.run(cause).await),
+    };
     set_created(&context, id, true);
     if outcome.as_ref().is_err_and(|failure| matches!(failure.stopped(), Some(StopReason::Deletion | StopReason::Moved))) {
         // The Core hears of the deletion, or knows of the move.
@@ -72,42 +85,36 @@ fn set_created(context: &Context, id: GuestId, created: bool) {
     }
 }
 
-/// Brings the image to the disk's place, or takes everything back.
-async fn replace(context: &Arc<Context>, id: GuestId, source: &ImageLocation, disk: &Disk, capacity: u64) -> Result<(), Failure> {
-    let mut undo = Undo::default();
-    match steps(context, id, source, disk, capacity, &mut undo).await {
-        Ok(()) => {
-            undo.disarm();
-            Ok(())
-        }
-        Err(cause) => Err(undo.run(cause).await),
-    }
-}
-
-async fn steps(
-    context: &Arc<Context>,
+/// Brings the image to the disk's place.
+async fn replace(
+    context: &Context,
     id: GuestId,
     source: &ImageLocation,
     disk: &Disk,
     capacity: u64,
+    initialized: bool,
     undo: &mut Undo,
 ) -> Result<(), Failure> {
     let images = &context.node.host.images;
-    let (back, path) = (images.clone(), disk.path.clone());
-    undo.push(format!("an image beside {}", disk.path), async move { back.discard(&path).await.map(drop) });
     let tell = |percent| tell_progress(context, id, percent);
     carry(context, id, &disk.pool, |transfer| async move { images.fetch(source, &disk.path, capacity, &transfer).await }, tell).await?;
-    // Before the new disk, so that a crash in between costs nothing: an old system that is served its first-boot data again passes it over.
-    if context.node.books.guest(id)?.config.initialized {
-        let back = context.clone();
-        undo.push(format!("the mark of guest {id} that it was initialized"), async move {
-            let restored = set_initialized(&back, id, true).await;
-            restored.map_err(|failure| HostError::new(ErrorKind::Failed, failure.to_string()))
-        });
-        set_initialized(context, id, false).await?;
+    // Afterwards nobody could tell whether the disk is the old or the new one: from here on a crash is followed by the rest.
+    if initialized {
+        undo.afterwards(Step::Initialized { guest: id, initialized: false });
     }
-    images.install(&disk.path).await?;
-    Ok(())
+    undo.afterwards(Step::Install { disk: disk.path.clone() });
+    undo.commit().await?;
+    let installed = async {
+        if initialized {
+            set_initialized(context, id, false).await?;
+        }
+        Ok(images.install(&disk.path).await?)
+    };
+    let installed = installed.await;
+    if installed.is_err() {
+        undo.revoke().await;
+    }
+    installed
 }
 
 async fn set_initialized(context: &Context, id: GuestId, initialized: bool) -> Result<(), Failure> {

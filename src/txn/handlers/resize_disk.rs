@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use super::create_snapshot::late;
+use crate::host::ErrorKind;
+use crate::model::Volume;
 use crate::proto::message::Key;
 use crate::txn::node::jobs::Job;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::volumes::{self, steps::Steps, Volumes};
 use crate::txn::{Context, Failure};
 
@@ -35,28 +38,44 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
             params.bad(Key::Size, format!("is {size}, but disk {index} of guest '{guest}' has {present} bytes: a disk can only grow"))
         );
     }
-    let mut steps = Steps::new(&context.node);
     if volumes.running {
-        // A guest can't be told that its disk is smaller again, so this has no way back.
-        context.node.host.hypervisor.resize_disk(id, path, size).await?;
-        let done = enter(&context, &volumes, index, size, &mut steps).await;
-        if done.is_err() {
-            tracing::error!(guest = %id, "disk {index} has {size} bytes now, but that could not be written down");
-        }
-        steps.end(done).await?;
-        return late(&context);
+        return grow_live(&context, &volumes, index, size).await;
     }
+    let mut steps = Steps::new(&context, id);
     let done = async {
-        steps.resize(path, present, size).await?;
-        enter(&context, &volumes, index, size, &mut steps).await?;
-        context.respond(context.success())
+        steps.resize(path, present, size);
+        steps.perform(&context, false, vec![volumes.entry()]).await?;
+        enter(&context, &volumes, index, size).await?;
+        steps.complete(context.success()).await
     };
     let done = done.await;
     steps.end(done).await
 }
 
-async fn enter(context: &Context, volumes: &Volumes, index: usize, size: u64, steps: &mut Steps) -> Result<(), Failure> {
-    let change = volumes.enter(context, steps, |_, config| {
+/// A guest can't be told that its disk is smaller again, so this has no way back.
+async fn grow_live(context: &Arc<Context>, volumes: &Volumes, index: usize, size: u64) -> Result<(), Failure> {
+    let id = volumes.id();
+    let path = volumes.group.volumes().nth(index).map(Volume::file).unwrap_or_default();
+    let mut undo = Undo::new(context, &[id]);
+    undo.plan_forward(vec![Step::Grown { guest: id, index, path: path.into(), capacity: size }]).await?;
+    match context.node.host.hypervisor.resize_disk(id, path, size).await {
+        Ok(_) => {}
+        Err(error) if error.kind == ErrorKind::Unknown => return Err(error.into()),
+        Err(error) => {
+            undo.end();
+            return Err(error.into());
+        }
+    }
+    if let Err(failure) = enter(context, volumes, index, size).await {
+        tracing::error!(guest = %id, "disk {index} has {size} bytes now, but that could not be written down yet");
+        return Err(failure);
+    }
+    undo.end();
+    late(context)
+}
+
+async fn enter(context: &Context, volumes: &Volumes, index: usize, size: u64) -> Result<(), Failure> {
+    let change = volumes.enter(context, |_, config| {
         if let Some(known) = config.disks.get_mut(index) {
             *known = size;
         }

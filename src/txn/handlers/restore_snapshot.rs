@@ -18,7 +18,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let volumes = volumes::take(&context, id, Job::RestoreSnapshot).await?;
     volumes.snapshot(name)?;
     volumes.stopped("restored")?;
-    let mut steps = Steps::new(&context.node);
+    let mut steps = Steps::new(&context, id);
     let done = restore(&context, &volumes, name, &mut steps).await;
     steps.end(done).await
 }
@@ -29,24 +29,27 @@ async fn restore(context: &Context, volumes: &Volumes, name: &str, steps: &mut S
     let mut sizes = Vec::new();
     let images: Vec<(&Volume, &str)> =
         volumes.group.volumes().map(|volume| Ok((volume, volumes.frozen(snapshot, volume)?))).collect::<Result<_, Failure>>()?;
+    let asides: Vec<String> = volumes.group.volumes().map(|volume| volumes::old_name(volume.file())).collect();
+    volumes.check_aside(context, &asides).await?;
     for (volume, base) in images {
         context.check()?;
         let current = volume.file();
         let mut image = disks.inspect(base).await?;
         if image.half_merged {
-            // A delete of this snapshot broke off with the process that did it.
+            // A delete of this snapshot broke off with a process that kept no journal.
             disks.unmerge(base).await?;
             image = disks.inspect(base).await?;
         }
         let (new, old) = (volumes::new_name(current), volumes::old_name(current));
-        steps.overlay(&new, base, image.capacity).await?;
-        steps.replace(current, &new, &old, false).await?;
+        steps.overlay(&new, base, image.capacity);
+        steps.replace(current, &new, &old, false);
         sizes.push(image.capacity);
     }
-    let enter = volumes.enter(context, steps, |group, config| {
+    steps.perform(context, true, vec![volumes.entry()]).await?;
+    let enter = volumes.enter(context, |group, config| {
         group.go_to(name);
         config.disks = sizes;
     });
     enter.await?;
-    context.respond(context.success())
+    steps.complete(context.success()).await
 }

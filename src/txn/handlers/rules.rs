@@ -5,18 +5,13 @@
 
 use std::sync::Arc;
 
-use super::setting::{begin, change, Field, Setting};
-use crate::host::Applied;
+use super::setting::{begin, change};
 use crate::model::address::rule_address_from_wire;
 use crate::model::{GuestConfig, GuestId, Protocol, Rule, SecurityPolicy};
 use crate::proto::message::Key;
 use crate::txn::params::Params;
+use crate::txn::setting::Setting;
 use crate::txn::{Context, Failure};
-
-static POLICY: Setting = Setting {
-    field: Field { name: "security policy", copy: |from, to| to.security.clone_from(&from.security) },
-    host: |hypervisor, config| Box::pin(async move { hypervisor.update_filter(&config).await.map(|_| Applied::Now) }),
-};
 
 /// Changes the policy of a guest and answers. `edit` refuses what is not possible with the policy that is there.
 pub(super) async fn edit_policy(
@@ -28,7 +23,7 @@ pub(super) async fn edit_policy(
     let mut policy = guest.config.policy();
     edit(&mut policy)?;
     let wanted = GuestConfig { security: Some(policy), ..guest.config.as_ref().clone() };
-    change(context, &guest, wanted, &POLICY, context.success()).await
+    change(context, &guest, wanted, Setting::Policy, context.success()).await
 }
 
 /// A rule as it is added and modified. ICMP has no ports, so any number is taken there (§14 A3, E4).

@@ -17,8 +17,8 @@ use crate::proto::message::Key;
 use crate::store::DataFile;
 use crate::txn::node::jobs::Job;
 use crate::txn::params::Params;
-use crate::txn::undo::Undo;
-use crate::txn::{Context, Failure};
+use crate::txn::undo::{settle, Step, Undo};
+use crate::txn::{Context, Failure, Node};
 
 const FILES: &[DataFile] = &[DataFile::Storage, DataFile::Instance];
 
@@ -82,9 +82,10 @@ pub(super) async fn attach(context: &Arc<Context>, wanted: &Wanted) -> Result<()
     // Creates that are under way end first; new ones wait.
     let _layout = node.layout.write().await;
     context.check()?;
-    let mut undo = Undo::default();
+    settle(node, &[]).await?;
+    let mut undo = Undo::new(context, &[]);
     match switch(context, wanted, known, &mut undo).await {
-        Ok(()) => undo.disarm(),
+        Ok(()) => {}
         Err(cause) => {
             // A mount that hangs may take longer to be taken back than the Core waits.
             context.fail(&cause.to_string());
@@ -92,42 +93,51 @@ pub(super) async fn attach(context: &Arc<Context>, wanted: &Wanted) -> Result<()
         }
     }
     drop_unused(context).await;
+    undo.end();
     Ok(())
 }
 
 async fn switch(context: &Arc<Context>, wanted: &Wanted, known: Option<Pool>, undo: &mut Undo) -> Result<(), Failure> {
     let node = &context.node;
     let storage = &node.host.storage;
-    let target = match known {
-        Some(pool) if wanted.is(&pool) => pool.target,
-        Some(pool) => {
-            make_room(context, wanted, pool, undo).await?;
-            own_target(context, wanted)
-        }
-        None => own_target(context, wanted),
+    let former = known.as_ref().filter(|pool| !wanted.is(pool));
+    if let Some(pool) = former {
+        check_room(context, wanted, pool)?;
+    }
+    let target = match &known {
+        Some(pool) if former.is_none() => pool.target.clone(),
+        _ => own_target(context, wanted),
     };
-    if matches!(storage.pool(&wanted.name).await, Err(error) if error.kind == ErrorKind::NotFound) {
-        let (back, name) = (storage.clone(), wanted.name.clone());
-        undo.push(format!("storage pool {name}"), async move { back.remove_pool(&name).await.map(drop) });
+    let missing = matches!(storage.pool(&wanted.name).await, Err(error) if error.kind == ErrorKind::NotFound);
+    let (layout, instance) = node.books.lock().layout();
+    let mut steps: Vec<Step> = former.map(put_back).into_iter().collect();
+    if former.is_some() || missing {
+        steps.push(Step::Pool { name: wanted.name.clone() });
+    }
+    steps.push(Step::Layout { storage: Box::new(layout), instance: Box::new(instance) });
+    undo.plan(steps).await?;
+    if let Some(pool) = former {
+        // Another export under this name, without guests.
+        storage.remove_pool(&pool.name).await?;
     }
     let pool = mount(context, wanted, &target).await?;
     context.check()?;
-    let (books, before) = (node.books.clone(), node.books.lock().layout());
-    undo.push("storage pools in data/", {
-        let node = node.clone();
-        async move {
-            books.lock().restore_layout(before);
-            node.save(FILES).await.map_err(|failure| HostError::new(ErrorKind::Failed, failure.to_string()))
-        }
-    });
     node.books.lock().use_shared(Pool { volumes: Default::default(), ..pool });
     node.save(FILES).await?;
+    unused(node).into_iter().for_each(|name| undo.afterwards(Step::DropPool { name }));
+    undo.commit().await?;
     tracing::info!(pool = %wanted.name, "new guests go to the shared storage {}:{}", wanted.source.host, wanted.source.path);
     Ok(())
 }
 
+/// The way back to a pool with another source.
+fn put_back(pool: &Pool) -> Step {
+    let source = NfsSource { host: pool.source_host.clone(), path: pool.source_target.clone() };
+    Step::SharedPool { name: pool.name.clone(), source, target: pool.target.clone() }
+}
+
 /// A pool of this name with another source goes, unless guests need it.
-async fn make_room(context: &Context, wanted: &Wanted, pool: Pool, undo: &mut Undo) -> Result<(), Failure> {
+fn check_room(context: &Context, wanted: &Wanted, pool: &Pool) -> Result<(), Failure> {
     if pool.mode != PoolMode::Nfs {
         return Err(Failure::refused(format!(
             "storage pool '{}' is a local pool of this cell; name the shared one differently",
@@ -142,13 +152,6 @@ async fn make_room(context: &Context, wanted: &Wanted, pool: Pool, undo: &mut Un
             old.0, old.1, new.host, new.path
         )));
     }
-    let storage = context.node.host.storage.clone();
-    let source = NfsSource { host: pool.source_host, path: pool.source_target };
-    let (name, target) = (pool.name.clone(), pool.target);
-    undo.push(format!("storage pool {name} of {}:{}", source.host, source.path), async move {
-        storage.ensure_nfs_pool(&name, &source, &target).await.map(drop)
-    });
-    context.node.host.storage.remove_pool(&pool.name).await?;
     Ok(())
 }
 
@@ -170,38 +173,47 @@ async fn mount(context: &Context, wanted: &Wanted, target: &str) -> Result<Pool,
 /// Sends new guests to local storage, and detaches shared pools without guests.
 pub(super) async fn detach(context: &Arc<Context>) -> Result<(), Failure> {
     let node = &context.node;
+    let mut undo = Undo::new(context, &[]);
     if node.books.lock().current_shared().is_some() {
         let _layout = node.layout.write().await;
         context.check()?;
-        let before = {
-            let mut books = node.books.lock();
-            let before = books.layout();
-            if !books.use_local() {
+        settle(node, &[]).await?;
+        let (storage, instance) = node.books.lock().layout();
+        undo.plan(vec![Step::Layout { storage: Box::new(storage), instance: Box::new(instance) }]).await?;
+        let done = async {
+            if !node.books.lock().use_local() {
                 return Err(Failure::refused("this cell has no local storage pool to go back to"));
             }
-            before
+            node.save(FILES).await?;
+            unused(node).into_iter().for_each(|name| undo.afterwards(Step::DropPool { name }));
+            undo.commit().await
         };
-        if let Err(failure) = node.save(FILES).await {
-            node.books.lock().restore_layout(before);
-            return Err(failure);
+        if let Err(failure) = done.await {
+            return Err(undo.run(failure).await);
         }
         tracing::info!("new guests go to local storage");
+    } else {
+        let unused = unused(node);
+        if !unused.is_empty() {
+            undo.plan_forward(unused.into_iter().map(|name| Step::DropPool { name }).collect()).await?;
+        }
     }
     drop_unused(context).await;
+    undo.end();
     Ok(())
+}
+
+/// Shared pools that hold no guest and take no new ones.
+fn unused(node: &Node) -> Vec<String> {
+    let books = node.books.lock();
+    books.shared_pools().into_iter().map(|pool| pool.name).filter(|name| books.is_unused(name)).collect()
 }
 
 /// Detaches shared pools that hold no guest and take no new ones. One that can't be detached now stays on record, so that a later request tries again.
 async fn drop_unused(context: &Arc<Context>) {
     let node = &context.node;
-    let unused: Vec<String> = {
-        let books = node.books.lock();
-        let current = books.storage.current_pool.clone();
-        let pools = books.shared_pools().into_iter().map(|pool| pool.name);
-        pools.filter(|name| *name != current && books.guests_in(name) == 0).collect()
-    };
     let mut gone = false;
-    for name in unused {
+    for name in unused(node) {
         match timeout(PATIENCE, node.host.storage.remove_pool(&name)).await {
             Ok(Ok(_)) => {
                 tracing::info!(pool = %name, "the shared storage pool is detached");
@@ -219,7 +231,8 @@ async fn drop_unused(context: &Arc<Context>) {
     }
 }
 
-/// The Core has spoken, and these guests are still ours: those that are started with the host are started, once after each boot of it.
+/// The Core has spoken, and these guests are still ours: those that are started with the host are started, once after each boot of it, and those that
+/// were on their way here when the service crashed.
 pub(super) async fn start_after_boot(context: &Arc<Context>) {
     let node = &context.node;
     let candidates: Vec<GuestId> = {
@@ -227,10 +240,11 @@ pub(super) async fn start_after_boot(context: &Arc<Context>) {
         let ours = books.guests.values().filter(|guest| guest.config.auto_start && guest.created && guest.power == PowerState::Stopped);
         ours.filter(|guest| books.shared_pool(&guest.config).is_some()).map(|guest| guest.config.id).collect()
     };
+    let arrived = std::mem::take(&mut *node.arrived.lock());
     let boot = node.host.shared.boot();
-    for id in candidates {
+    for id in arrived.iter().chain(candidates.iter().filter(|id| !arrived.contains(id))).copied() {
         match node.hold(id).await {
-            Ok(Some(held)) if held.is_of_former_boot(&boot) => start(context, id).await,
+            Ok(Some(held)) if held.is_of_former_boot(&boot) || arrived.contains(&id) => start(context, id).await,
             Ok(_) => {}
             Err(failure) => tracing::error!(guest = %id, "not started with the host: {failure}"),
         }

@@ -20,10 +20,13 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     volumes.stopped("given smaller images")?;
     let path = volume.file();
     let (new, old) = (volumes::new_name(path), volumes::old_name(path));
-    let mut steps = Steps::new(&context.node);
+    let mut steps = Steps::new(&context, id);
     let done = async {
-        steps.compact(path, &new).await?;
-        steps.replace(path, &new, &old, false).await
+        volumes.check_aside(&context, std::slice::from_ref(&old)).await?;
+        steps.compact(path, &new);
+        steps.replace(path, &new, &old, false);
+        steps.perform(&context, false, Vec::new()).await?;
+        steps.commit().await
     };
     let done = done.await;
     steps.end(done).await?;

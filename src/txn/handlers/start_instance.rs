@@ -13,6 +13,7 @@ use crate::store::DataFile;
 use crate::txn::addresses::seeds;
 use crate::txn::media::{self, Fetched};
 use crate::txn::node::jobs::Job;
+use crate::txn::undo::{settle, Step, Undo};
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
@@ -45,7 +46,7 @@ async fn start(context: &Context, id: GuestId) -> Result<(), Failure> {
 }
 
 /// A start that fails leaves no media in the guest's drive (contract §14 D23).
-async fn start_with_media(context: &Context, id: GuestId, image: ImageLocation) -> Result<(), Failure> {
+async fn start_with_media(context: &Arc<Context>, id: GuestId, image: ImageLocation) -> Result<(), Failure> {
     check(context, id)?;
     let fetched = media::fetch(context, id, &image).await?;
     let acknowledged = fetched.is_acknowledged();
@@ -61,16 +62,24 @@ async fn start_with_media(context: &Context, id: GuestId, image: ImageLocation) 
     outcome
 }
 
-async fn start_fetched(context: &Context, id: GuestId, fetched: &Fetched) -> Result<(), Failure> {
+async fn start_fetched(context: &Arc<Context>, id: GuestId, fetched: &Fetched) -> Result<(), Failure> {
     let _job = fetched.job(context, id, Job::Start).await?;
     fetched.check(context)?;
     check(context, id)?;
     let media = &fetched.media;
-    power_on_with(context, id, Some(&media.file), context.deadline()).await?;
+    let mut undo = Undo::new(context, &[id]);
+    undo.plan_forward(vec![Step::Started { guest: id, media: media.clone() }]).await?;
+    if let Err(failure) = power_on_with(context, id, Some(&media.file), context.deadline()).await {
+        if !failure.outcome_unknown() {
+            undo.end();
+        }
+        return Err(failure);
+    }
     context.node.books.lock().update(id, |config| config.media = Some(media.clone()))?;
-    if let Err(failure) = context.node.save(&[DataFile::Instance]).await {
-        // The guest runs; what is in its drive is looked at again when we start anew.
-        tracing::error!(guest = %id, "the guest's media could not be written down: {failure}");
+    match context.node.save(&[DataFile::Instance]).await {
+        Ok(()) => undo.end(),
+        // The guest runs; what is in its drive is written down later.
+        Err(failure) => tracing::error!(guest = %id, "the guest's media could not be written down: {failure}"),
     }
     let answered = fetched.respond(context);
     context.guest_event(MessageId::GUEST_STARTED_EVENT, id);
@@ -91,6 +100,8 @@ pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Ins
 
 async fn power_on_with(context: &Context, id: GuestId, media: Option<&str>, deadline: Instant) -> Result<(), Failure> {
     let node = &context.node;
+    // A disk that an earlier change has left half-way is no disk to start with.
+    settle(node, &[id]).await?;
     let hypervisor = &node.host.hypervisor;
     let held = node.may_start(id, deadline).await?;
     let config = node.books.guest(id)?.config;

@@ -43,12 +43,6 @@ pub struct Disk {
     pub pool: String,
 }
 
-/// See [`Inner::layout`].
-pub struct Layout {
-    storage: StorageBook,
-    instance: InstanceBook,
-}
-
 struct Reserved {
     name: String,
     resource: Resource,
@@ -206,15 +200,27 @@ impl Inner {
     }
 
     /// Where new guests go, and the pools; to be put back by [`Inner::restore_layout`].
-    pub fn layout(&self) -> Layout {
-        Layout { storage: StorageBook { groups: BTreeMap::new(), ..self.storage.clone() }, instance: self.instance.clone() }
+    pub fn layout(&self) -> (StorageBook, InstanceBook) {
+        (StorageBook { groups: BTreeMap::new(), ..self.storage.clone() }, self.instance.clone())
     }
 
-    /// Puts a former layout back.
-    pub fn restore_layout(&mut self, layout: Layout) {
-        let groups = std::mem::take(&mut self.storage.groups);
-        self.storage = StorageBook { groups, ..layout.storage };
-        self.instance = layout.instance;
+    /// Puts a former layout back; pools that are there keep the volumes that they have now.
+    pub fn restore_layout(&mut self, storage: &StorageBook, instance: &InstanceBook) {
+        let present = std::mem::take(&mut self.storage);
+        let mut storage = StorageBook { groups: present.groups, ..storage.clone() };
+        for (name, pool) in present.pools {
+            if let Some(restored) = storage.pools.get_mut(&name) {
+                restored.volumes = pool.volumes;
+            }
+        }
+        (self.storage, self.instance) = (storage, instance.clone());
+    }
+
+    /// True for a shared pool that holds no guest and takes no new ones.
+    pub fn is_unused(&self, pool: &str) -> bool {
+        self.storage.pools.get(pool).is_some_and(|pool| pool.mode == PoolMode::Nfs)
+            && self.storage.current_pool != pool
+            && self.guests_in(pool) == 0
     }
 
     /// Sets name and MAC of a guest that comes from another host aside, and a monitor port of ours.
@@ -263,6 +269,20 @@ impl Inner {
         }
         self.storage.groups.insert(id, volumes);
         self.guests.insert(id, guest);
+    }
+
+    /// Puts back what is missing of a guest that was in the books.
+    pub fn restore_guest(&mut self, guest: Guest, volumes: &VolumeGroup, resource: Option<Resource>) {
+        let id = guest.config.id;
+        self.reserved.remove(&id);
+        self.network.resources.extend(resource.map(|resource| (id, resource)));
+        let volumes = self.storage.groups.entry(id).or_insert_with(|| volumes.clone());
+        for volume in volumes.volumes() {
+            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
+                pool.volumes.insert(volume.name.clone(), true);
+            }
+        }
+        self.guests.entry(id).or_insert(guest);
     }
 
     /// Replaces what is known of a guest's volumes.

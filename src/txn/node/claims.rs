@@ -82,7 +82,7 @@ impl Node {
             let present = self.host.shared.claim(directory, id).await?.unwrap_or_default();
             let from = if present.owner == *name { present.from } else { present.owner };
             let (generation, taken) = (present.generation.saturating_add(1), !from.is_empty());
-            // That it ran stays noted until it is started here: an attempt of which nobody knows how it ended is repeated.
+            // That it ran stays noted until it is started here: an attempt of which nobody knows how it ended, and a crash, must not forget it.
             let claim = Claim { owner: name.clone(), generation, from, boot: self.host.shared.boot(), running: present.running };
             match self.host.shared.set_claim(directory, id, &claim).await {
                 Ok(()) => {

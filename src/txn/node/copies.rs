@@ -55,7 +55,7 @@ impl Node {
             }
         }
         for (id, copy) in self.orphaned() {
-            if let Err(failure) = self.erase_copy(id, &copy).await {
+            if let Err(failure) = self.erase_leftover_copy(&copy.directory, id).await {
                 complaint = format!("what its pool says about guest {id}, which was deleted, stays: {failure}");
             }
         }
@@ -73,10 +73,11 @@ impl Node {
         Ok(())
     }
 
-    async fn erase_copy(&self, id: GuestId, copy: &Copy) -> Result<(), Failure> {
-        let claim = self.host.shared.claim(&copy.directory, id).await?;
+    /// Removes what a shared pool says about a guest that is not in the books, unless it is another host's.
+    pub(in crate::txn) async fn erase_leftover_copy(&self, directory: &str, id: GuestId) -> Result<(), Failure> {
+        let claim = self.host.shared.claim(directory, id).await?;
         if claim.is_none_or(|claim| claim.owner == self.settings.name) {
-            self.host.shared.erase(&copy.directory, id).await?;
+            self.host.shared.erase(directory, id).await?;
         }
         self.copies.written.lock().remove(&id);
         Ok(())

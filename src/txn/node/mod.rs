@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 use crate::host::Host;
@@ -81,6 +82,8 @@ pub struct Node {
     pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
+    /// Guests whose arrival was completed after a crash, and that are to be started when the Core has spoken.
+    pub arrived: Mutex<Vec<GuestId>>,
     /// Transactions that wait for a further message.
     pub mailboxes: mailboxes::Mailboxes,
     /// What shared pools say about our guests.
@@ -116,6 +119,7 @@ impl Node {
             media_files: Arc::default(),
             media_left: AtomicBool::new(false),
             layout: RwLock::new(()),
+            arrived: Mutex::default(),
             mailboxes,
             copies,
             taken,

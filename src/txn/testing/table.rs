@@ -13,7 +13,8 @@ use crate::txn::handlers;
 const BLESS: &str = "CELL_BLESS";
 
 /// Not run: itself, tests that draw by lot what they do, and those that do everything to everything, which say little of one transaction.
-const SKIPPED: [&str; 3] = ["txn::testing::table", "txn::volumes::tests::any_life_of_a_guest", "txn::handlers::tests::hostile"];
+const SKIPPED: [&str; 4] =
+    ["recovery::walk", "txn::testing::table", "txn::volumes::tests::any_life_of_a_guest", "txn::handlers::tests::hostile"];
 
 /// There is no way back from these, and what the tests show instead.
 const WITHOUT_UNDO: [(MessageId, &str); 4] = [

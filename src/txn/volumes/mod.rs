@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use crate::host::{ErrorKind, HostError};
+use crate::host::ErrorKind;
 use crate::model::lifecycle::{Phase, Refusal};
 use crate::model::{Guest, GuestConfig, GuestId, PowerState, Snapshot, Volume, VolumeGroup};
 use crate::proto::message::Key;
@@ -22,8 +22,8 @@ use crate::store::DataFile;
 
 use super::node::jobs::{Job, JobGuard};
 use super::params::Params;
+use super::undo::Step;
 use super::{Context, Failure, Node};
-use steps::Steps;
 
 /// Longest name of a snapshot: with the guest's id before it and an ending behind it, it is the name of a file.
 const LONGEST_NAME: usize = 100;
@@ -150,44 +150,37 @@ impl Volumes {
         Ok(())
     }
 
-    /// Changes the books and makes that durable; the way back is registered first.
-    pub(super) async fn enter(
-        &self,
-        context: &Context,
-        steps: &mut Steps,
-        change: impl FnOnce(&mut VolumeGroup, &mut GuestConfig),
-    ) -> Result<(), Failure> {
-        let (node, id) = (context.node.clone(), self.id());
-        let (mut group, mut config) = (self.group.clone(), (*self.guest).clone());
-        let before = Entry { group: group.clone(), sizes: config.disks.clone(), volumes: config.storage_volumes.clone() };
-        change(&mut group, &mut config);
-        let after = Entry { group, sizes: config.disks, volumes: config.storage_volumes };
-        let back = node.clone();
-        steps.undo(format!("entry of the volumes of guest {id} in data/"), async move {
-            before.write(&back, id).await.map_err(|failure| HostError::new(ErrorKind::Failed, failure.to_string()))
-        });
-        after.write(&node, id).await
+    /// The way back of [`Volumes::enter`].
+    pub(super) fn entry(&self) -> Step {
+        let (sizes, volumes) = (self.guest.disks.clone(), self.guest.storage_volumes.clone());
+        Step::Disks { guest: self.id(), group: Box::new(self.group.clone()), sizes, volumes }
     }
-}
 
-/// What the books hold of a guest's disks.
-struct Entry {
-    group: VolumeGroup,
-    sizes: Vec<u64>,
-    volumes: Vec<String>,
-}
-
-impl Entry {
-    async fn write(self, node: &Node, id: GuestId) -> Result<(), Failure> {
+    /// Changes the books and makes that durable.
+    pub(super) async fn enter(&self, context: &Context, change: impl FnOnce(&mut VolumeGroup, &mut GuestConfig)) -> Result<(), Failure> {
+        let (node, id) = (&context.node, self.id());
+        let (mut group, mut config) = (self.group.clone(), (*self.guest).clone());
+        change(&mut group, &mut config);
         {
             let mut books = node.books.lock();
-            books.replace_volumes(id, self.group);
-            books.update(id, |config| {
-                config.disks = self.sizes;
-                config.storage_volumes = self.volumes;
+            books.update(id, |present| {
+                present.disks = config.disks;
+                present.storage_volumes = config.storage_volumes;
             })?;
+            books.replace_volumes(id, group);
         }
         node.save(&[DataFile::Storage, DataFile::Instance]).await
+    }
+
+    /// Refuses when one of these names, under which images are put aside, is taken: the way back would take that file for a disk.
+    pub(super) async fn check_aside(&self, context: &Context, names: &[String]) -> Result<(), Failure> {
+        let files = self.files(context).await?;
+        match names.iter().find(|path| files.iter().any(|name| Some(name.as_str()) == path.rsplit('/').next())) {
+            Some(taken) => {
+                Err(Failure::refused(format!("there is a file '{taken}' already, which no change in progress needs; move it away")))
+            }
+            None => Ok(()),
+        }
     }
 }
 

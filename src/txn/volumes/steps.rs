@@ -1,113 +1,146 @@
-//! Steps on image files, each with its way back registered before it is done.
+//! Steps on image files: collected first, announced in one go, then done.
 //!
 //! Contract: a change that fails takes all its steps back, last first; one that is complete gives up what it had kept for that.
 
-use std::future::Future;
 use std::sync::Arc;
 
-use crate::host::{Disks, HostError};
-use crate::txn::undo::Undo;
-use crate::txn::{Failure, Node};
+use crate::host::{self, Disks};
+use crate::model::GuestId;
+use crate::proto::message::Message;
+use crate::txn::undo::{Step, Undo};
+use crate::txn::{Context, Failure};
 
 /// The steps of one change.
 pub(in crate::txn) struct Steps {
     disks: Arc<dyn Disks>,
     undo: Undo,
-    /// Images that only the way back needs.
-    kept: Vec<String>,
-    /// Images that keep what they held before a merge.
-    merged: Vec<String>,
+    announced: Vec<Step>,
+    actions: Vec<Action>,
+}
+
+/// Something to be done to image files.
+enum Action {
+    Overlay { path: String, backing: String, capacity: u64 },
+    Compact { path: String, to: String },
+    Replace { path: String, new: String, aside: String },
+    SetAside { path: String, aside: String },
+    Resize { path: String, capacity: u64 },
+    Merge { top: String, base: String },
+}
+
+impl Action {
+    async fn run(&self, disks: &dyn Disks) -> host::Result<()> {
+        match self {
+            Self::Overlay { path, backing, capacity } => disks.overlay(path, backing, *capacity).await,
+            Self::Compact { path, to } => disks.compact(path, to).await,
+            Self::Replace { path, new, aside } => disks.replace(path, new, aside).await,
+            Self::SetAside { path, aside } => disks.set_aside(path, aside).await,
+            Self::Resize { path, capacity } => disks.resize(path, *capacity).await.map(drop),
+            Self::Merge { top, base } => disks.merge(top, base).await,
+        }
+    }
 }
 
 impl Steps {
     /// No step so far.
-    pub(in crate::txn) fn new(node: &Node) -> Self {
-        Self { disks: node.host.disks.clone(), undo: Undo::default(), kept: Vec::new(), merged: Vec::new() }
+    pub(in crate::txn) fn new(context: &Arc<Context>, guest: GuestId) -> Self {
+        let disks = context.node.host.disks.clone();
+        Self { disks, undo: Undo::new(context, &[guest]), announced: Vec::new(), actions: Vec::new() }
     }
 
-    /// Registers the way back of a step that is done elsewhere. `left` names what stays behind when it fails.
-    pub(in crate::txn) fn undo(&mut self, left: String, step: impl Future<Output = Result<(), HostError>> + Send + 'static) {
-        self.undo.push(left, step);
+    fn collect(&mut self, step: Step, action: Action) {
+        self.announced.push(step);
+        self.actions.push(action);
     }
 
     /// A new, empty image on `backing`.
-    pub(in crate::txn) async fn overlay(&mut self, path: &str, backing: &str, capacity: u64) -> Result<(), Failure> {
-        self.removable(path);
-        Ok(self.disks.overlay(path, backing, capacity).await?)
+    pub(in crate::txn) fn overlay(&mut self, path: &str, backing: &str, capacity: u64) {
+        self.collect(Step::Image { path: path.into() }, Action::Overlay { path: path.into(), backing: backing.into(), capacity });
     }
 
     /// A compact copy.
-    pub(in crate::txn) async fn compact(&mut self, path: &str, to: &str) -> Result<(), Failure> {
-        self.removable(to);
-        Ok(self.disks.compact(path, to).await?)
-    }
-
-    fn removable(&mut self, path: &str) {
-        let (disks, back) = (self.disks.clone(), path.to_owned());
-        self.undo.push(format!("file {path}"), async move { disks.remove(&back).await.map(drop) });
+    pub(in crate::txn) fn compact(&mut self, path: &str, to: &str) {
+        self.collect(Step::Image { path: to.into() }, Action::Compact { path: path.into(), to: to.into() });
     }
 
     /// `new` takes the place of `path`, whose image stays for good as `aside`.
-    pub(in crate::txn) async fn freeze(&mut self, path: &str, new: &str, aside: &str) -> Result<(), Failure> {
-        self.returnable(path, None, aside);
-        Ok(self.disks.replace(path, new, aside).await?)
+    pub(in crate::txn) fn freeze(&mut self, path: &str, new: &str, aside: &str) {
+        let step = Step::Aside { path: path.into(), new: None, aside: aside.into() };
+        self.collect(step, Action::Replace { path: path.into(), new: new.into(), aside: aside.into() });
     }
 
     /// `new` takes the place of `path`, whose image goes when the change is complete. `reclaim`: the way back gives `new` its image again.
-    pub(in crate::txn) async fn replace(&mut self, path: &str, new: &str, aside: &str, reclaim: bool) -> Result<(), Failure> {
-        self.returnable(path, reclaim.then_some(new), aside);
-        self.kept.push(aside.to_owned());
-        Ok(self.disks.replace(path, new, aside).await?)
+    pub(in crate::txn) fn replace(&mut self, path: &str, new: &str, aside: &str, reclaim: bool) {
+        let step = Step::Aside { path: path.into(), new: reclaim.then(|| new.into()), aside: aside.into() };
+        self.collect(step, Action::Replace { path: path.into(), new: new.into(), aside: aside.into() });
+        self.undo.afterwards(Step::Needless { path: aside.into() });
     }
 
     /// Takes an image out of the way; it goes when the change is complete.
-    pub(in crate::txn) async fn give_up(&mut self, path: &str, aside: &str) -> Result<(), Failure> {
-        self.returnable(path, None, aside);
-        self.kept.push(aside.to_owned());
-        Ok(self.disks.set_aside(path, aside).await?)
-    }
-
-    fn returnable(&mut self, path: &str, new: Option<&str>, aside: &str) {
-        let disks = self.disks.clone();
-        let (path, new, aside) = (path.to_owned(), new.map(str::to_owned), aside.to_owned());
-        let left = format!("{aside}, which was {path},");
-        self.undo.push(left, async move { disks.put_back(&path, new.as_deref(), &aside).await.map(drop) });
+    pub(in crate::txn) fn give_up(&mut self, path: &str, aside: &str) {
+        let step = Step::Aside { path: path.into(), new: None, aside: aside.into() };
+        self.collect(step, Action::SetAside { path: path.into(), aside: aside.into() });
+        self.undo.afterwards(Step::Needless { path: aside.into() });
     }
 
     /// Another capacity for an image that has `present` bytes.
-    pub(in crate::txn) async fn resize(&mut self, path: &str, present: u64, capacity: u64) -> Result<(), Failure> {
-        let (disks, back) = (self.disks.clone(), path.to_owned());
-        self.undo.push(format!("size {capacity} of {path}"), async move { disks.resize(&back, present).await.map(drop) });
-        self.disks.resize(path, capacity).await?;
-        Ok(())
+    pub(in crate::txn) fn resize(&mut self, path: &str, present: u64, capacity: u64) {
+        self.collect(Step::Size { path: path.into(), capacity: present }, Action::Resize { path: path.into(), capacity });
     }
 
     /// All that `top` holds goes into `base`; `renamed` is the name that `base` has when the change is complete.
-    pub(in crate::txn) async fn merge(&mut self, top: &str, base: &str, renamed: &str) -> Result<(), Failure> {
-        let (disks, back) = (self.disks.clone(), base.to_owned());
-        self.undo.push(format!("content of {base}"), async move { disks.unmerge(&back).await.map(drop) });
-        self.merged.push(renamed.to_owned());
-        Ok(self.disks.merge(top, base).await?)
+    pub(in crate::txn) fn merge(&mut self, top: &str, base: &str, renamed: &str) {
+        self.collect(Step::Merge { path: base.into() }, Action::Merge { top: top.into(), base: base.into() });
+        self.undo.afterwards(Step::Merged { path: renamed.into() });
+    }
+
+    /// Announces what was collected, and `more` that follows it, and does what was collected. `in_time`: not after the deadline's answer.
+    pub(in crate::txn) async fn perform(&mut self, context: &Context, in_time: bool, more: Vec<Step>) -> Result<(), Failure> {
+        let mut announced = std::mem::take(&mut self.announced);
+        announced.extend(more);
+        self.undo.plan(announced).await?;
+        for action in std::mem::take(&mut self.actions) {
+            if in_time {
+                context.check()?;
+            }
+            action.run(self.disks.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`Undo::afterwards`].
+    pub(in crate::txn) fn afterwards(&mut self, step: Step) {
+        self.undo.afterwards(step);
+    }
+
+    /// See [`Undo::commit`].
+    pub(in crate::txn) async fn commit(&mut self) -> Result<(), Failure> {
+        self.undo.commit().await
+    }
+
+    /// See [`Undo::complete`].
+    pub(in crate::txn) async fn complete(&mut self, message: Message) -> Result<(), Failure> {
+        self.undo.complete(message).await
+    }
+
+    /// See [`Undo::revoke`].
+    pub(in crate::txn) async fn revoke(&mut self) {
+        self.undo.revoke().await;
+    }
+
+    /// What was to be done afterwards is done already.
+    pub(in crate::txn) fn finished(self) {
+        self.undo.end();
     }
 
     /// Ends the change: complete when `result` is a success, else everything is taken back.
     pub(in crate::txn) async fn end<T>(self, result: Result<T, Failure>) -> Result<T, Failure> {
-        let value = match result {
-            Ok(value) => value,
-            Err(cause) => return Err(self.undo.run(cause).await),
-        };
-        self.undo.disarm();
-        // The change stands whatever becomes of these: they cost space until the guest is deleted.
-        for path in self.merged {
-            if let Err(error) = self.disks.settle(&path).await {
-                tracing::warn!("{path} still holds what it was before a merge: {}", Failure::Host(error));
+        match result {
+            Ok(value) => {
+                self.undo.finish().await;
+                Ok(value)
             }
+            Err(cause) => Err(self.undo.run(cause).await),
         }
-        for path in self.kept {
-            if let Err(error) = self.disks.remove(&path).await {
-                tracing::warn!("{path} is of no use any more and stays: {}", Failure::Host(error));
-            }
-        }
-        Ok(value)
     }
 }

@@ -90,6 +90,11 @@ impl Cell {
         super::output_of(&mut self.command(&["start"]))
     }
 
+    /// `cell start` with places at which it is ended; see `src/faults.rs`.
+    pub fn start_mortal(&self, places: &str) -> String {
+        super::output_of(self.command(&["start"]).env("FAILPOINTS", places))
+    }
+
     /// `cell start` behind a program that changes its rights.
     pub fn start_as(&self, wrapper: &[&str]) -> Output {
         let (program, arguments) = wrapper.split_first().expect("a program");

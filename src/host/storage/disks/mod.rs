@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::qemu_img::{self, Info, Inside};
+use crate::faults;
 use crate::host::{Change, DiskImage, Disks, ErrorKind, HostError, LongJob, Result};
 
 /// Jobs that copy data, at once in one directory. More would only make each of them slower.
@@ -42,6 +43,12 @@ impl LocalDisks {
 
 /// Runs something that blocks.
 async fn blocking<T: Send + 'static>(what: String, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    let work = move || {
+        faults::host();
+        let done = work();
+        faults::host();
+        done
+    };
     let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     done.map_err(|error| {
         let kind = match error.kind() {

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::faults;
+
 /// Where the image for a disk is written: in the same directory, so that a rename puts it in place, and hidden, so that it is no volume.
 pub(super) fn path_beside(disk: &Path) -> io::Result<PathBuf> {
     let name = disk.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -60,8 +62,11 @@ impl Drop for Part {
 
 /// Puts the finished file in the disk's place; on the disk when this returns.
 pub(super) fn install(disk: &Path) -> io::Result<()> {
+    faults::host();
     std::fs::rename(path_beside(disk)?, disk)?;
-    disk.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    disk.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())?;
+    faults::host();
+    Ok(())
 }
 
 /// Removes an unfinished file; false when there is none.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::{sleep, Instant};
 
 use super::{Moved, RETRY};
-use crate::host::SharedGuest;
+use crate::host::{ErrorKind, SharedGuest};
 use crate::model::{Guest, GuestConfig, GuestId, Pool, PowerState, Volume};
 use crate::store::DataFile;
 use crate::txn::node::jobs::{Job, JobGuard};
-use crate::txn::undo::Undo;
+use crate::txn::undo::{settle, Step, Undo};
 use crate::txn::{Context, Failure};
 
 const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
@@ -35,26 +35,45 @@ impl Arrival {
     ) -> Result<Self, Failure> {
         let node = &context.node;
         let job = node.jobs.acquire(id, Job::Attach, deadline).await?;
+        settle(node, &[id]).await?;
         if let Ok(guest) = node.books.guest(id) {
             return Err(Failure::refused(format!("guest '{}' ({id}) is on this cell already", guest.config.name)));
         }
         let found = node.host.shared.load(&pool.target, id).await?;
         let guest = adapt(found, pool, &node.settings.bridge)?;
+        match node.host.hypervisor.domain(id).await {
+            Ok(domain) if domain.power == PowerState::Running => {
+                return Err(Failure::refused(format!(
+                    "guest {id} can't come here: its domain runs on this host, which data/ does not know"
+                )));
+            }
+            // One that nobody knows is replaced.
+            Ok(_) => {}
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
         let resource = node.books.lock().reserve_moved(&guest.config)?;
-        let books = node.books.clone();
-        undo.push(format!("reservation of guest {id}"), async move {
-            books.lock().cancel(id);
-            Ok(())
-        });
         let config = GuestConfig { monitor_port: resource.monitor_port, ..guest.config };
-        let hypervisor = node.host.hypervisor.clone();
-        undo.push(format!("domain and filter of guest {id}"), async move { hypervisor.undefine(id).await.map(drop) });
+        let planned = undo.plan(vec![Step::Reservation { guest: id }, Step::Domain { guest: id }]).await;
+        planned.inspect_err(|_| node.books.lock().cancel(id))?;
         node.host.hypervisor.define(&config).await?;
         Ok(Self { guest: SharedGuest { config, ..guest }, directory: pool.target.clone(), job })
     }
 
-    /// The guest is ours, whatever happens: the Core says so.
-    pub(super) async fn enter(self, context: &Context) -> Moved {
+    /// What is left to be done once the guest is ours.
+    pub(super) async fn rest(&self, context: &Context) -> Step {
+        let SharedGuest { config, volumes } = &self.guest;
+        let claim = context.node.host.shared.claim(&self.directory, config.id).await.ok().flatten();
+        Step::Arrive {
+            config: Box::new(config.clone()),
+            group: Box::new(volumes.clone()),
+            directory: self.directory.clone(),
+            generation: claim.map(|claim| claim.generation),
+        }
+    }
+
+    /// The guest is ours, whatever happens: the Core says so. False when that could not be written down.
+    pub(super) async fn enter(self, context: &Context) -> (Moved, bool) {
         let node = &context.node;
         let SharedGuest { config, volumes } = self.guest;
         let (id, monitor_port, auto_start) = (config.id, config.monitor_port, config.auto_start);
@@ -72,13 +91,14 @@ impl Arrival {
             }
         }
         node.books.lock().insert(Guest { power: PowerState::Stopped, ..Guest::new(config) }, volumes);
-        if let Err(failure) = node.save(FILES).await {
-            // It is tried again with the next change of any guest.
+        let saved = node.save(FILES).await;
+        if let Err(failure) = &saved {
+            // It is tried again with the next change of any guest, and the journal knows of it.
             tracing::error!(guest = %id, "it is ours now, but can't be written down: {failure}");
         }
         tracing::info!(guest = %id, "it is on this cell now");
         drop(self.job);
-        Moved { id, monitor_port, starts: auto_start || ran }
+        (Moved { id, monitor_port, starts: auto_start || ran }, saved.is_ok())
     }
 }
 

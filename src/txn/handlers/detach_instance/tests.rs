@@ -1,5 +1,6 @@
 use super::*;
 use crate::host::sim::{Effect, Fault, Operation};
+use crate::host::ErrorKind;
 use crate::proto::message::{Key, MessageId};
 use crate::txn::testing::pair::{detach_request, ready_request, Pair};
 use crate::txn::testing::{about, start_request, LINK};

@@ -107,7 +107,7 @@ async fn b1_a_clone_that_fails_at_any_step_is_told_and_leaves_nothing_behind() {
         // Without the start and its filter, which are not part of the create.
         rig.sim.operations() - before - 2
     };
-    assert_eq!(steps, 6, "two volumes, domain, fetch, install, autostart");
+    assert_eq!(steps, 8, "two looks at what is there, two volumes, domain, fetch, install, autostart");
     for step in 1..=steps {
         for effect in [Effect::None, Effect::Done] {
             for kind in [ErrorKind::Failed, ErrorKind::Unknown, ErrorKind::NoSpace] {
@@ -115,13 +115,13 @@ async fn b1_a_clone_that_fails_at_any_step_is_told_and_leaves_nothing_behind() {
                 let (state, files) = (rig.sim.state(), rig.files());
                 rig.sim.fail_at(step, Fault { kind, effect });
                 let answer = rig.ask(request()).await;
-                assert_eq!(answer.success, step > 3, "step {step}");
+                assert_eq!(answer.success, step > 5, "step {step}");
                 rig.settle().await;
                 assert_eq!(rig.sim.state(), state, "step {step} {kind:?} {effect:?}");
                 assert_eq!(rig.files(), files, "step {step} {kind:?} {effect:?}");
                 let sent = rig.sent();
                 assert!(only(&sent, MessageId::GUEST_CREATED_EVENT).is_empty());
-                if step > 3 {
+                if step > 5 {
                     let last = sent.last().unwrap();
                     assert_eq!((last.id, last.success), (MessageId::GUEST_UPDATED_EVENT, false));
                     assert!(last.error.contains("failed on demand"), "{}", last.error);

@@ -365,10 +365,16 @@ async fn a_password_that_cannot_be_written_down_is_set_back_where_the_former_is_
     rig.sim.set_agent_answer(id, SET_PASSWORD, "{\"return\":{}}");
     assert!(rig.ask(set_auth(id, "", "first")).await.success);
     let before = books(&rig, id);
-    std::fs::create_dir(rig.directory.path().join("instance.data.tmp")).unwrap();
+    let obstacle = rig.directory.path().join("instance.data.tmp");
+    std::fs::create_dir(&obstacle).unwrap();
     assert!(!rig.ask(set_auth(id, "", "second")).await.success);
     let passwords: Vec<String> = told(&rig, id).into_iter().map(|(_, password)| password).collect();
     assert_eq!(passwords, ["first", "second", "first"]);
+    let answer = rig.ask(set_auth(id, "other", "second")).await;
+    assert!(answer.error.contains("an earlier change has to be cleaned up first"), "{}", answer.error);
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert!(rig.ask(set_auth(id, "", "first")).await.success, "now it can be");
+    std::fs::create_dir(&obstacle).unwrap();
     let answer = rig.ask(set_auth(id, "other", "second")).await;
     assert!(answer.error.contains("taking it back failed") && answer.error.contains("'other'"), "{}", answer.error);
     assert!(!answer.error.contains("second"));

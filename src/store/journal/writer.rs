@@ -1,0 +1,138 @@
+//! The one who writes the journal: many callers, one write and one fsync at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{line, Request, Shared, NAME};
+use crate::store::files::{Files, Former};
+use crate::store::StoreError;
+
+/// From this size on, bytes, a file that is mostly of ended records is written anew.
+const LARGE: usize = 512 << 10;
+
+/// After this time without a record, the ends that nobody waits for are brought to the disk.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// See [`super::Journal`].
+pub(in crate::store) struct JournalWriter {
+    requests: mpsc::UnboundedReceiver<Request>,
+    files: Files,
+    shared: Arc<Shared>,
+    /// Bytes of the file.
+    length: usize,
+    /// A write failed: nobody knows what the end of the file is.
+    broken: bool,
+    /// Something was written that may not be on the disk yet.
+    unsynced: bool,
+}
+
+impl JournalWriter {
+    pub(super) fn new(requests: mpsc::UnboundedReceiver<Request>, files: Files, shared: Arc<Shared>, length: usize) -> Self {
+        Self { requests, files, shared, length, broken: false, unsynced: false }
+    }
+
+    /// Writes until `stop`, then what is queued already.
+    pub(in crate::store) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled(), if !self.requests.is_closed() => {
+                    self.requests.close();
+                    continue;
+                }
+                request = next(&mut self.requests, self.unsynced) => request,
+            };
+            let Some(first) = first else { return Ok(()) };
+            let mut batch: Vec<Request> = first.into_iter().collect();
+            while let Ok(request) = self.requests.try_recv() {
+                batch.push(request);
+            }
+            self.serve(batch).await?;
+        }
+    }
+
+    /// One write for all of the batch; an empty one brings to the disk what was written before.
+    async fn serve(&mut self, batch: Vec<Request>) -> Result<(), StoreError> {
+        let sync = batch.is_empty() || batch.iter().any(|request| request.done.is_some());
+        let lines: Result<Vec<Vec<u8>>, StoreError> = batch.iter().map(|request| line::write(request.number, &request.entry)).collect();
+        let result = match lines {
+            Ok(lines) => self.write(lines.concat(), &batch, sync).await?,
+            Err(error) => Err(error),
+        };
+        let mut open = self.shared.open.lock();
+        for Request { number, entry, done } in batch {
+            match (&result, done) {
+                (Ok(()), done) => {
+                    line::apply(&mut open, number, entry, true);
+                    // A caller that was dropped has left its record: nobody else knows of it.
+                    if done.is_some_and(|done| done.send(Ok(())).is_err()) {
+                        if let Some(record) = open.get_mut(&number) {
+                            record.running = false;
+                        }
+                    }
+                }
+                (Err(error), Some(done)) => drop(done.send(Err(error.clone()))),
+                (Err(_), None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The outer error says that the writer can't go on.
+    async fn write(&mut self, lines: Vec<u8>, batch: &[Request], sync: bool) -> Result<Result<(), StoreError>, StoreError> {
+        if !self.broken {
+            let (files, length) = (self.files.clone(), self.length + lines.len());
+            match blocking(move || files.append(NAME, &lines, sync)).await? {
+                Ok(()) => {
+                    (self.length, self.unsynced) = (length, !sync);
+                    if length < LARGE {
+                        return Ok(Ok(()));
+                    }
+                }
+                Err(error) => {
+                    self.broken = true;
+                    tracing::warn!("{}; the journal is written anew", chain(&error));
+                }
+            }
+        }
+        let mut open = self.shared.open.lock().clone();
+        for request in batch {
+            line::apply(&mut open, request.number, request.entry.clone(), true);
+        }
+        let content = match line::write_all(&open) {
+            Ok(content) if self.broken || content.len() < self.length / 2 => content,
+            other => return Ok(other.map(drop)),
+        };
+        let (files, length) = (self.files.clone(), content.len());
+        let written = blocking(move || files.replace(&[(NAME, &content)], Former::Drop)).await?;
+        if written.is_ok() {
+            (self.length, self.broken, self.unsynced) = (length, false, false);
+        }
+        // One that is only too long is good all the same.
+        Ok(written.or_else(|error| if self.broken { Err(error) } else { Ok(()) }))
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)
+}
+
+/// The next request; `Some(None)` when it is time to bring to the disk what was written, `None` at the end.
+async fn next(requests: &mut mpsc::UnboundedReceiver<Request>, unsynced: bool) -> Option<Option<Request>> {
+    if !unsynced {
+        return requests.recv().await.map(Some);
+    }
+    match timeout(IDLE, requests.recv()).await {
+        Ok(request) => request.map(Some),
+        Err(_) => Some(None),
+    }
+}
+
+fn chain(error: &StoreError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}

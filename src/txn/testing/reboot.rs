@@ -1,0 +1,62 @@
+//! The service dies and is started again on the same host and directory.
+
+use super::*;
+use crate::txn::recovery;
+
+impl Rig {
+    /// Dies where it stands and is started again, as the service does it. `die_at`: the new one dies at that point, counted from its begin; then
+    /// the host and the directory come back for another try.
+    pub(in crate::txn) async fn reboot(self, die_at: Option<u64>) -> Result<Self, Remains> {
+        let Self { sim, node, engine, disk: _, directory, .. } = self;
+        sim.process().kill();
+        let name = node.settings.name.clone();
+        drop((node, engine));
+        // What the dead process had in hand is dropped.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        Remains { sim, directory, name }.boot(die_at).await
+    }
+}
+
+/// What outlives a process.
+pub(in crate::txn) struct Remains {
+    pub(in crate::txn) sim: SimHost,
+    directory: tempfile::TempDir,
+    name: String,
+}
+
+impl Remains {
+    /// Starts the service.
+    pub(in crate::txn) async fn boot(self, die_at: Option<u64>) -> Result<Rig, Self> {
+        let Self { sim, directory, name } = self;
+        sim.restart();
+        let process = sim.process();
+        if let Some(nth) = die_at {
+            process.die_at(nth);
+        }
+        let disk = TestDisk::new(process.clone());
+        let Ok(opened) = store::testing::open(&disk, directory.path()) else {
+            assert!(process.is_dead(), "the data directory can't be opened");
+            return Err(Self { sim, directory, name });
+        };
+        let mut rig = Rig::build(sim, directory, disk, &name, opened);
+        let started = async {
+            recovery::clean_up(&rig.node).await;
+            rig.listen();
+            rig.take_host_events().await;
+            rig.node.store.flush(&DataFile::ALL).await
+        };
+        let alive = tokio::select! {
+            biased;
+            () = process.death() => false,
+            written = started => written.is_ok(),
+        };
+        if alive && !process.is_dead() {
+            return Ok(rig);
+        }
+        assert!(process.is_dead(), "the data files can't be written");
+        let Rig { sim, directory, .. } = rig;
+        Err(Self { sim, directory, name })
+    }
+}

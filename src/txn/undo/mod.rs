@@ -1,0 +1,183 @@
+//! The way back of a change of several steps, and what is left to be done once it has succeeded.
+//!
+//! Contract: the steps are in the journal before the first of them is done. From [`Undo::commit`] on there is no way back, whatever happens: an answer
+//! that says success goes out behind it ([`Undo::complete`]). A change that fails takes its steps back, last first. One that can't be taken back
+//! does not stop the others: the error names both causes and what is left behind, and the record stays open. It is tried again before the
+//! next change of the same guest, and when the service starts. A change that ends without a word, by a panic or because the process does,
+//! leaves its record open as well.
+
+mod act;
+mod resolve;
+mod step;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::{Context, Failure, Node};
+use crate::model::GuestId;
+use crate::proto::message::Message;
+use crate::store::journal::{Course, Intent};
+
+pub(in crate::txn) use resolve::{resolve, settle, Resolved, Silent};
+pub(in crate::txn) use step::Step;
+
+/// One change.
+pub(in crate::txn) struct Undo {
+    node: Arc<Node>,
+    context: Option<Arc<Context>>,
+    what: String,
+    guests: Vec<GuestId>,
+    steps: Vec<Step>,
+    rest: Vec<Step>,
+    /// The record in the journal, while it is open and ours.
+    number: Option<u64>,
+    committed: bool,
+}
+
+impl Undo {
+    /// A change by a transaction, of these guests (none: of the node itself), of which nothing is known yet.
+    pub(in crate::txn) fn new(context: &Arc<Context>, guests: &[GuestId]) -> Self {
+        Self {
+            node: context.node.clone(),
+            context: Some(context.clone()),
+            what: context.request.id.to_string(),
+            guests: guests.to_vec(),
+            steps: Vec::new(),
+            rest: Vec::new(),
+            number: None,
+            committed: false,
+        }
+    }
+
+    /// Announces steps that are going to be done, in their order. What an earlier change of these guests left has to be cleaned up ([`settle`]).
+    pub(in crate::txn) async fn plan(&mut self, steps: Vec<Step>) -> Result<(), Failure> {
+        let written = steps.iter().map(Step::written).collect::<Result<Vec<_>, _>>()?;
+        match self.number {
+            Some(number) => self.node.store.journal().add(number, written).await?,
+            None => self.begin(Course::Back, &steps).await?,
+        }
+        self.steps.extend(steps);
+        Ok(())
+    }
+
+    /// Announces a change that has no way back: what of it is not done by the end is done later.
+    pub(in crate::txn) async fn plan_forward(&mut self, steps: Vec<Step>) -> Result<(), Failure> {
+        self.begin(Course::Forward, &steps).await?;
+        (self.rest, self.committed) = (steps, true);
+        Ok(())
+    }
+
+    async fn begin(&mut self, course: Course, steps: &[Step]) -> Result<(), Failure> {
+        let steps = steps.iter().map(Step::written).collect::<Result<Vec<_>, _>>()?;
+        let intent = Intent { what: self.what.clone(), guests: self.guests.clone(), course, steps };
+        let number = self.node.store.journal().begin(intent).await?;
+        if let Some(context) = &self.context {
+            context.note_record(number);
+        }
+        self.number = Some(number);
+        Ok(())
+    }
+
+    /// Something that is to be done once the change has succeeded. To be said before [`Undo::commit`].
+    pub(in crate::txn) fn afterwards(&mut self, step: Step) {
+        self.rest.push(step);
+    }
+
+    /// The change has succeeded. Durable on return; on failure it still has its way back.
+    pub(in crate::txn) async fn commit(&mut self) -> Result<(), Failure> {
+        if self.committed {
+            return Ok(());
+        }
+        if let Some(number) = self.number {
+            let rest = self.rest.iter().map(Step::written).collect::<Result<Vec<_>, _>>()?;
+            self.node.store.journal().turn(number, Course::Forward, rest).await?;
+            if self.rest.is_empty() {
+                self.number = None;
+            }
+        }
+        self.committed = true;
+        Ok(())
+    }
+
+    /// The change has succeeded, and the Core is told so, in this order. [`Failure::Expired`] when it was told before that it has failed.
+    pub(in crate::txn) async fn complete(&mut self, message: Message) -> Result<(), Failure> {
+        let Some(context) = self.context.clone() else { return self.commit().await };
+        context.claim()?;
+        match self.commit().await {
+            Ok(()) => {
+                context.send(message);
+                Ok(())
+            }
+            Err(failure) => {
+                context.unclaim();
+                Err(failure)
+            }
+        }
+    }
+
+    /// What was to follow does not work after all: there is a way back again. Where that can't be written down there is none.
+    pub(in crate::txn) async fn revoke(&mut self) {
+        let revoked = async {
+            let steps = self.steps.iter().map(Step::written).collect::<Result<Vec<_>, _>>()?;
+            match self.number {
+                Some(number) => Ok(self.node.store.journal().turn(number, Course::Back, steps).await?),
+                None => Ok(()),
+            }
+        };
+        match revoked.await {
+            Ok(()) => (self.committed, self.rest) = (false, Vec::new()),
+            Err::<(), Failure>(failure) => tracing::error!("{failure}"),
+        }
+    }
+
+    /// The end of a change that has succeeded: what was left to be done is done, or stays in the journal.
+    pub(in crate::txn) async fn finish(mut self) {
+        let Some(number) = self.number.take() else { return };
+        let rest = std::mem::take(&mut self.rest);
+        let failed = resolve::each(&self.node, Course::Forward, rest, None).await;
+        for (step, failure) in &failed {
+            tracing::warn!("{step} stays for now: {failure}");
+        }
+        resolve::keep(&self.node, number, Course::Forward, failed).await;
+    }
+
+    /// The end of a change that was carried out to its end already.
+    pub(in crate::txn) fn end(mut self) {
+        if let Some(number) = self.number.take() {
+            self.node.store.journal().end(number);
+        }
+    }
+
+    /// Takes everything back and returns the failure to answer with. A change that has succeeded so far, and could not be revoked, is left to be completed.
+    pub(in crate::txn) async fn run(mut self, cause: Failure) -> Failure {
+        if self.committed {
+            tracing::error!("{} has gone too far to be taken back, the rest of it follows later", self.what);
+            return cause;
+        }
+        let number = self.number.take();
+        let steps = std::mem::take(&mut self.steps);
+        let failed = resolve::each(&self.node, Course::Back, steps, None).await;
+        let left: Vec<String> = failed.iter().map(|(step, _)| step.to_string()).collect();
+        for (step, failure) in &failed {
+            tracing::error!(left_behind = %step, "a step could not be taken back: {failure}");
+        }
+        if let Some(number) = number {
+            resolve::keep(&self.node, number, Course::Back, failed).await;
+        }
+        if left.is_empty() {
+            cause
+        } else {
+            Failure::NotUndone { cause: Box::new(cause), left: left.join(", ") }
+        }
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.node.store.journal().leave(number);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Real kills: the service dies by SIGKILL right before or right after a write to its data or a change of the host, and is started again. Host and
+//! data are then as before or as after the request, and nothing in between.
+//!
+//! Every place of each request is a lot of restarts: by default a share of them is walked, another one each day. `CELL_TEST_ALL_CRASHES=1` walks all.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use cell::model::GuestId;
+use cell::proto::message::{Key, Message, MessageId};
+use corelet::requests::CreateGuest;
+use serde_json::Value;
+
+use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
+
+const JOIN: Duration = Duration::from_secs(30);
+const POOL: &str = "/var/lib/libvirt/images/local0";
+const MIB: u64 = 1 << 20;
+
+/// Of so many places one is walked by default.
+const SHARE: u64 = 14;
+
+/// The node under test.
+struct Stage {
+    core: TestCore,
+    cell: Cell,
+    /// Holds the number of the place at which the service dies.
+    doom: PathBuf,
+    /// Guests made so far: names are not used again.
+    made: u32,
+    // Taken down last.
+    _lab: Lab,
+}
+
+/// What is asked for, and whether it is done, by the books.
+struct Act {
+    name: &'static str,
+    request: Message,
+    done: Box<dyn Fn(&Stage) -> bool>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let lab = Lab::up(1);
+        let core = TestCore::start(&lab);
+        let cell = Cell::install(lab.cell(1), "nano");
+        let doom = cell.home().join("doom");
+        let stage = Self { core, cell, doom, made: 0, _lab: lab };
+        stage.start();
+        stage
+    }
+
+    fn start(&self) {
+        let _ = std::fs::remove_file(&self.doom);
+        let doom = self.doom.display();
+        self.cell.start_mortal(&format!("data=return({doom});host=return({doom})"));
+        self.core.joined(&self.cell, JOIN);
+    }
+
+    /// Asks with death at the `place`th place; whether a success was told, and whether it died.
+    fn ask(&self, request: Message, place: u64) -> (bool, bool) {
+        let (pid, host) = (self.cell.pid(), self.cell.host());
+        std::fs::write(&self.doom, place.to_string()).unwrap();
+        let name = self.cell.name();
+        let told = self.core.wait(async {
+            let death = async {
+                while host.runs(pid) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                answer = self.core.request(&name, request) => answer.is_ok(),
+                () = death => false,
+            }
+        });
+        // It may die in what follows the answer.
+        eventually("the transaction is over", PATIENCE, || !host.runs(pid) || self.is_idle());
+        let died = !host.runs(pid);
+        let _ = std::fs::remove_file(&self.doom);
+        (told, died)
+    }
+
+    /// Nothing is open in the journal.
+    fn is_idle(&self) -> bool {
+        cell::store::journal::read(&self.cell.home().join("data")).unwrap().is_empty()
+    }
+
+    fn book(&self, file: &str) -> Value {
+        serde_json::from_str(&self.cell.file(&format!("data/{file}"))).unwrap()
+    }
+
+    fn group(&self, guest: GuestId) -> Value {
+        self.book("storage.data")["groups"][guest.to_string()].clone()
+    }
+
+    fn has(&self, guest: GuestId) -> bool {
+        self.book("instance.data")["instances"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == guest.to_string()))
+    }
+
+    fn guest(&mut self) -> GuestId {
+        self.made += 1;
+        let name = format!("crash.{}-{}", self.made, std::process::id());
+        let request = CreateGuest { memory: 32 * MIB, disks: vec![MIB, 2 * MIB], ..CreateGuest::blank(&name, MIB) };
+        self.core.wait(self.core.create_and_wait(&self.cell.name(), &request, PATIENCE)).unwrap_or_else(|error| panic!("{error:?}")).id
+    }
+
+    fn done(&self, request: Message) {
+        let id = request.id;
+        self.core.wait(self.core.request(&self.cell.name(), request)).unwrap_or_else(|error| panic!("{id}: {error}"));
+    }
+
+    fn remove(&self, guest: GuestId) {
+        self.done(about(MessageId::DELETE_GUEST_REQUEST, guest));
+    }
+
+    /// libvirt, the pool's directory and the books say the same.
+    fn check(&self, at: &str) {
+        eventually("the journal is empty", PATIENCE, || self.is_idle());
+        let lines = |arguments: &[&str]| -> BTreeSet<String> {
+            self.cell.host().virsh(arguments).lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        };
+        let instances = self.book("instance.data")["instances"].clone();
+        let guests: Vec<Value> = instances.as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let ids: BTreeSet<String> = guests.iter().map(|guest| text(&guest["id"])).collect();
+        assert_eq!(lines(&["list", "--all", "--uuid"]), ids, "{at}: domains");
+        let storage = self.book("storage.data");
+        let keys = |value: &Value| -> BTreeSet<String> { value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default() };
+        assert_eq!(keys(&storage["groups"]), ids, "{at}: volume groups");
+        assert_eq!(keys(&self.book("network.data")["resources"]), ids, "{at}: assignments");
+        let filters = lines(&["nwfilter-list"]);
+        for filter in filters.iter().filter(|line| line.contains("nano")) {
+            assert!(ids.iter().any(|id| filter.contains(id.as_str())), "{at}: {filter} belongs to nobody");
+        }
+        let mut files = BTreeSet::new();
+        for group in storage["groups"].as_object().into_iter().flat_map(|groups| groups.values()) {
+            let data = group["data"].as_array().cloned().unwrap_or_default();
+            for volume in data.iter().chain([&group["system"]]) {
+                files.insert(text(&volume["path"]));
+            }
+            for snapshot in group["snapshots"].as_object().into_iter().flat_map(|snapshots| snapshots.values()) {
+                files.extend(snapshot["files"].as_object().into_iter().flat_map(|files| files.values()).map(text));
+            }
+        }
+        let listed = self.cell.host().run("find", &[POOL, "-maxdepth", "1", "-type", "f"]);
+        assert_eq!(listed.lines().map(str::to_owned).collect::<BTreeSet<String>>(), files, "{at}: files");
+        for file in &files {
+            self.cell.host().run("qemu-img", &["info", "--backing-chain", file]);
+        }
+    }
+
+    /// Lets the service die at places of what `prepare` gives; how often it did.
+    fn walk(&mut self, prepare: impl Fn(&mut Self) -> (GuestId, Act)) -> u64 {
+        let (first, share) = if std::env::var_os("CELL_TEST_ALL_CRASHES").is_some() {
+            (1, 1)
+        } else {
+            let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+            (1 + days % SHARE, SHARE)
+        };
+        let mut deaths = 0;
+        for place in (first..).step_by(usize::try_from(share).unwrap()) {
+            let (guest, Act { name, request, done }) = prepare(self);
+            let (told, died) = self.ask(request, place);
+            if died {
+                self.start();
+                deaths += 1;
+            }
+            let at = format!("{name}, dead at place {place}");
+            self.check(&at);
+            let is_done = done(self);
+            assert!(is_done || !told, "{at}: it was told, and is not done");
+            if self.has(guest) {
+                self.remove(guest);
+                self.check(&format!("{at}, guest deleted"));
+            }
+            if !died {
+                assert!(is_done, "{at}");
+                println!("{name}: {} places, died at {deaths}", place - 1);
+                break;
+            }
+        }
+        deaths
+    }
+}
+
+fn about(request: MessageId, guest: GuestId) -> Message {
+    Message::new(request).string(Key::Instance, guest.to_string())
+}
+
+fn snapshot(request: MessageId, guest: GuestId, name: &str) -> Message {
+    about(request, guest).string(Key::Name, name).string(Key::Description, "")
+}
+
+fn disk(request: MessageId, guest: GuestId) -> Message {
+    Message::new(request).string(Key::Guest, guest.to_string()).uint(Key::Disk, 0)
+}
+
+fn has_snapshot(guest: GuestId, name: &'static str, wanted: bool) -> Box<dyn Fn(&Stage) -> bool> {
+    Box::new(move |stage| stage.group(guest)["snapshots"].get(name).is_some() == wanted)
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
+    let mut stage = Stage::new();
+    let mut deaths = 0;
+    deaths += stage.walk(|stage| {
+        stage.made += 1;
+        let guest = GuestId::from_bytes([u8::try_from(stage.made % 250).unwrap() + 1; 16]);
+        let name = format!("crash.{}-{}", stage.made, std::process::id());
+        let request = Message::new(MessageId::CREATE_GUEST_REQUEST)
+            .string(Key::Name, name)
+            .string(Key::Instance, guest.to_string())
+            .string(Key::User, "admin")
+            .string(Key::Group, "manager")
+            .string(Key::Admin, "root")
+            .string(Key::Secret, "")
+            .string(Key::Path, "")
+            .uint(Key::Core, 1)
+            .uint(Key::Memory, 32 * MIB)
+            .bool(Key::Option, false)
+            .uints(Key::Disk, [MIB, 2 * MIB])
+            .uints(Key::Flag, [1])
+            .uints(Key::Mode, [1, 0])
+            .uints(Key::Template, [0, 1, 2, 0, 0, 0, 1])
+            .strings(Key::Module, []);
+        (guest, Act { name: "create", request, done: Box::new(move |stage| stage.has(guest)) })
+    });
+    deaths += stage.walk(|stage| {
+        let guest = stage.guest();
+        stage.done(snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, "a"));
+        let request = about(MessageId::DELETE_GUEST_REQUEST, guest);
+        (guest, Act { name: "delete", request, done: Box::new(move |stage| !stage.has(guest)) })
+    });
+    deaths += stage.walk(|stage| {
+        let guest = stage.guest();
+        let request = disk(MessageId::RESIZE_DISK_REQUEST, guest).uint(Key::Size, 4 * MIB);
+        let size = move |stage: &Stage| {
+            let all = stage.book("instance.data")["instances"].clone();
+            all.as_array().unwrap().iter().any(|one| one["id"] == guest.to_string() && one["disks"][0] == 4 * MIB)
+        };
+        (guest, Act { name: "resize", request, done: Box::new(size) })
+    });
+    deaths += stage.walk(|stage| {
+        let guest = stage.guest();
+        (guest, Act { name: "shrink", request: disk(MessageId::SHRINK_DISK_REQUEST, guest), done: Box::new(|_| true) })
+    });
+    deaths += stage.walk(|stage| {
+        let guest = stage.guest();
+        let request = snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, "a");
+        (guest, Act { name: "snapshot", request, done: has_snapshot(guest, "a", true) })
+    });
+    deaths += stage.walk(|stage| {
+        let guest = stage.guest();
+        for name in ["a", "b"] {
+            stage.done(snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, name));
+        }
+        let request = snapshot(MessageId::RESTORE_SNAPSHOT_REQUEST, guest, "a");
+        (guest, Act { name: "restore", request, done: Box::new(move |stage| stage.group(guest)["active_snapshot"] == "a") })
+    });
+    deaths += stage.walk(|stage| {
+        let guest = stage.guest();
+        for name in ["a", "b"] {
+            stage.done(snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, name));
+        }
+        let request = snapshot(MessageId::DELETE_SNAPSHOT_REQUEST, guest, "a");
+        (guest, Act { name: "delete of a snapshot", request, done: has_snapshot(guest, "a", false) })
+    });
+    println!("{deaths} deaths");
+    assert!(deaths >= 7, "only {deaths}");
+}
