@@ -170,6 +170,8 @@ pub enum Area {
     Host,
     /// Files of `data/`.
     Data,
+    /// Unfinished transactions.
+    Journal,
     /// The books among each other.
     Books,
     /// Storage pools and their mounts.
@@ -186,13 +188,15 @@ pub enum Area {
 
 impl Area {
     /// All of them, in order.
-    pub const ALL: [Self; 8] = [Self::Host, Self::Data, Self::Books, Self::Pools, Self::Disks, Self::Domains, Self::Filters, Self::Claims];
+    pub const ALL: [Self; 9] =
+        [Self::Host, Self::Data, Self::Journal, Self::Books, Self::Pools, Self::Disks, Self::Domains, Self::Filters, Self::Claims];
 
     /// As it stands in codes and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Data => "data",
+            Self::Journal => "journal",
             Self::Books => "books",
             Self::Pools => "pools",
             Self::Disks => "disks",
