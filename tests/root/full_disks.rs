@@ -134,6 +134,16 @@ fn a_full_data_directory_and_a_full_log_cost_no_answer() {
     core.halt(&cell, guest, StopMode::Force);
     eventually("the log goes on", PATIENCE, || lines() != written);
     assert_eq!(cell.pid(), pid, "it is the same process");
+
+    // A start that can't write down anything is refused with the reason.
+    cell.stop();
+    fill(host, &data);
+    let refused = cell.cli(&["start"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("free space on this file system"), "{refused:?}");
+    free(host, &data);
+    cell.start();
+    core.joined(&cell, JOIN);
     core.remove(&cell, guest);
     assert_eq!(cell.cli(&["doctor"]).status.code(), Some(0), "{}", String::from_utf8_lossy(&cell.cli(&["doctor"]).stdout));
 }
