@@ -91,24 +91,6 @@ init() { # NAME CELLS: the first process. Starts the holders of the hosts and re
   while :; do sleep 1000 & wait; done
 }
 
-queues() { # DIR: libvirt shares out a guest's bandwidth with sfq; a kernel without it gets a queue in its place, and the limits are the same
-  local real
-  real=$(command -v tc) || return 0
-  if tc qdisc add dev lo root sfq 2>/dev/null; then tc qdisc del dev lo root; return 0; fi
-  cp "$real" "$1/tc.real"
-  cat >"$1/tc" <<X
-#!/bin/bash
-arguments=()
-while [ \$# -gt 0 ]; do
-  case \$1 in sfq) arguments+=(pfifo) ;; perturb) shift ;; *) arguments+=("\$1") ;; esac
-  shift
-done
-exec "$1/tc.real" "\${arguments[@]}"
-X
-  chmod 0755 "$1/tc"
-  mount --bind "$1/tc" "$(readlink -f "$real")"
-}
-
 host() { # NAME HOST: holds the host's namespaces.
   local dir=$LABS/$1/$2 id pid
   read -r pid _ </proc/self/stat
@@ -133,7 +115,6 @@ host() { # NAME HOST: holds the host's namespaces.
     mount --bind "$dir/etc" /etc/libvirt
     mount --bind "$dir/log" /var/log/libvirt
     nfs_client "$1" "$dir"
-    queues "$dir"
     mount --bind "$LABS/cache" /var/cache/libvirt # what libvirt found out about QEMU; asking it anew takes seconds
   fi
   echo "$id" >"$dir/holder.new" && mv "$dir/holder.new" "$dir/holder"

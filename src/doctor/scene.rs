@@ -56,9 +56,9 @@ pub(super) struct Scene {
     /// Name of this node; none before the first start.
     pub(super) name: Result<Option<String>, String>,
     pub(super) domains: Result<Vec<DefinedDomain>, String>,
-    pub(super) held: Vec<HeldGuest>,
+    pub(super) held: Result<Vec<HeldGuest>, String>,
     pub(super) filters: Result<Vec<GuestFilter>, String>,
-    pub(super) filter_states: BTreeMap<GuestId, FilterState>,
+    pub(super) filter_states: BTreeMap<GuestId, Result<FilterState, String>>,
     pub(super) pools: Result<Vec<PoolStatus>, String>,
     /// Shared pools that can't be used, and why.
     pub(super) unusable: BTreeMap<String, String>,
@@ -98,7 +98,7 @@ impl Scene {
             journal: journal::read(sources.data).map_err(|error| error.to_string()),
             name,
             domains: Ok(Vec::new()),
-            held: Vec::new(),
+            held: Ok(Vec::new()),
             filters: Ok(Vec::new()),
             filter_states: BTreeMap::new(),
             pools: Ok(Vec::new()),
@@ -124,12 +124,10 @@ impl Scene {
 
     async fn ask_libvirt(&mut self, hypervisor: &dyn Hypervisor, storage: &dyn Storage) {
         self.domains = hypervisor.definitions().await.map_err(told);
-        self.held = hypervisor.held().await.unwrap_or_default();
+        self.held = hypervisor.held().await.map_err(told);
         self.filters = hypervisor.filters().await.map_err(told);
         for guest in &self.books.instance.instances {
-            if let Ok(state) = hypervisor.filter_state(guest).await {
-                self.filter_states.insert(guest.id, state);
-            }
+            self.filter_states.insert(guest.id, hypervisor.filter_state(guest).await.map_err(told));
         }
         self.pools = storage.pools().await.map_err(told);
         let shared = self.books.storage.pools.values().filter(|pool| pool.mode == PoolMode::Nfs);

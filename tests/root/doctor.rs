@@ -114,6 +114,15 @@ fn drifts_made_with_other_tools_are_found_and_repaired_while_guests_run() {
     assert_clean(&look(&cell, &[]));
     core.boot(&cell, lost);
     assert_eq!(core.wait(core.get_status(&cell.name(), other)).unwrap().disks, [2 << 20]);
+    let host = cell.host();
+    let definition = host.virsh(&["dumpxml", "--inactive", "--security-info", &other_name]);
+    let open: String = definition.lines().filter(|line| !line.contains("<filterref")).map(|line| format!("{line}\n")).collect();
+    assert_ne!(open, definition, "it had a filter");
+    let file = host.home().join("open.xml");
+    std::fs::write(&file, open).unwrap();
+    host.virsh(&["define", file.to_str().unwrap()]);
+    let (status, report) = look(&cell, &[]);
+    assert_eq!((status, codes(&report)), (1, set(&["domains.unfiltered"])), "{report:#}");
     core.halt(&cell, lost, StopMode::Force);
     core.halt(&cell, running, StopMode::Force);
     for guest in [running, lost, other] {

@@ -86,7 +86,8 @@ fn look<'a>(scene: &'a Scene, id: GuestId, named: &Named<'_>, findings: &mut Fin
             return None;
         }
     };
-    if image.half_merged {
+    // A running service may be at it.
+    if image.half_merged && !scene.running {
         let what = format!("a merge into {path} broke off");
         let remedy = if scene.runs(id) {
             Remedy::Manual("stop the guest and run this again".into())

@@ -45,7 +45,10 @@ pub(in crate::doctor) fn check(scene: &Scene, findings: &mut Findings) {
         let remedy = findings.if_nobodys(remedy);
         findings.drift("domains.unknown", subject, format!("the books have no such guest{ending}"), why, remedy);
     }
-    scene.held.iter().for_each(|held| tell_held(scene, held, findings));
+    match &scene.held {
+        Ok(held) => held.iter().for_each(|held| tell_held(scene, held, findings)),
+        Err(reason) => findings.blind(Area::Domains, reason.clone()),
+    }
 }
 
 fn is_of_nano(scene: &Scene, domain: &DefinedDomain) -> bool {

@@ -16,13 +16,17 @@ pub(in crate::doctor) fn check(scene: &Scene, findings: &mut Findings) {
             continue;
         }
         let (code, what, why) = match scene.filter_states.get(&guest.id) {
-            Some(FilterState::Missing) => ("filters.missing", "libvirt has no filter of it", "the guest can't be started"),
-            Some(FilterState::Different) => (
+            Some(Ok(FilterState::Missing)) => ("filters.missing", "libvirt has no filter of it", "the guest can't be started"),
+            Some(Ok(FilterState::Different)) => (
                 "filters.different",
                 "its filter has other rules than the books",
                 "the reference Cell made it, or somebody has changed it; its security rules do not hold",
             ),
-            Some(FilterState::Right) | None => continue,
+            Some(Err(reason)) => {
+                findings.blind(Area::Filters, reason.clone());
+                continue;
+            }
+            Some(Ok(FilterState::Right)) | None => continue,
         };
         let remedy = Remedy::automatic("make it as the books say", Repair::UpdateFilter(guest.clone()));
         findings.drift(code, label(guest), what, why, remedy);

@@ -201,6 +201,30 @@ async fn images_that_others_are_based_on_are_never_offered_for_removal() {
     assert_eq!(image.capacity, 64 * MIB);
 }
 
+#[tokio::test]
+async fn what_libvirt_does_not_tell_is_not_taken_for_good() {
+    for (operation, area) in [
+        (Operation::Held, Area::Domains),
+        (Operation::FilterState, Area::Filters),
+        (Operation::Pools, Area::Pools),
+        (Operation::Definitions, Area::Domains),
+    ] {
+        let ward = Ward::new().await;
+        ward.sim.fail_next(operation, ErrorKind::Unknown);
+        let findings = ward.examine().await;
+        assert!(findings.found.is_empty(), "{operation:?}: {findings:#?}");
+        assert_eq!(findings.blind.iter().map(|blind| blind.area).collect::<Vec<_>>(), [area], "{operation:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_cannot_be_read_is_told() {
+    let ward = Ward::new().await;
+    ward.sim.fail_next(Operation::Claim, ErrorKind::Invalid);
+    let findings = ward.examine().await;
+    assert_eq!(findings.found.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["claims.unreadable"]);
+}
+
 /// What a crash has left half done is the service's to end; to a comparison it would look like drifts of all kinds.
 #[tokio::test]
 async fn open_records_of_the_journal_are_told_and_stop_every_comparison() {

@@ -31,6 +31,9 @@ const PACE: Duration = Duration::from_millis(250);
 /// How long libvirt may say nothing while a merge is under way before its outcome is left open.
 const SILENCE: Duration = Duration::from_secs(120);
 
+/// How often a guest is looked at that may have stopped in the middle of a call.
+const LOOKS: u32 = 8;
+
 /// How long a guest may be busy with something else when its merge is to go on.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -98,11 +101,11 @@ pub(in crate::txn) async fn delete_older(node: &Node, volumes: &mut Volumes, nam
     enter(node, id, |group| group.strike_snapshot(name)).await?;
     if let Some(order) = first {
         if let Err(error) = begin(node, id, &order).await {
-            let stopped = stopped(node, id).await;
-            // Put back only where nothing can have been written to it.
-            if stopped || matches!(node.host.hypervisor.merge_progress(id, order.disk()).await, Ok(None)) {
+            // Put back only where nothing can have been written to it; in any other case the way is forward.
+            let was_stopped = error.kind == ErrorKind::Busy && stopped(node, id).await;
+            if was_stopped || matches!(node.host.hypervisor.merge_progress(id, order.disk()).await, Ok(None)) {
                 enter(node, id, |group| *group = before).await?;
-                return if stopped { Ok(Ended::Stopped) } else { Err(error.into()) };
+                return if was_stopped { Ok(Ended::Stopped) } else { Err(error.into()) };
             }
         }
     }
@@ -285,7 +288,7 @@ async fn merge(node: &Node, volumes: &Volumes, order: &LiveMerge, above: &str, b
     let now = backing(node, above).await?;
     match begun {
         _ if now.as_deref() == base => Ok(Ended::Over),
-        Err(_) if stopped(node, id).await => Ok(Ended::Stopped),
+        Err(_) if has_stopped(node, id).await => Ok(Ended::Stopped),
         Err(error) => Err(error.into()),
         Ok(()) => Err(broke_off(&volumes.guest.name, above, now)),
     }
@@ -319,6 +322,17 @@ async fn wait(node: &Node, id: GuestId, disk: &str) -> Result<Ended, Failure> {
         }
         sleep(PACE).await;
     }
+}
+
+/// After a refusal: libvirt may need a moment to see that a QEMU has ended while it was asked.
+async fn has_stopped(node: &Node, id: GuestId) -> bool {
+    for _ in 0..LOOKS {
+        if stopped(node, id).await {
+            return true;
+        }
+        sleep(PACE).await;
+    }
+    false
 }
 
 async fn stopped(node: &Node, id: GuestId) -> bool {
