@@ -24,7 +24,7 @@ use crate::process::trail::Trail;
 use crate::process::{notify, Home};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
-use crate::store::{DataFile, Identity, RunMarker, Store};
+use crate::store::{DataFile, Identity, Notice, RunMarker, Store};
 use crate::txn::audit::{Asker, AuditLog, Record};
 use crate::txn::node::{Books, Load, NodeSettings};
 use crate::txn::{guard, held, monitor, recovery, Engine, Node, Outbox};
@@ -138,6 +138,7 @@ impl Service {
             core_name: settings.cell.core_name.clone(),
             unclean: marker.unclean(),
         });
+        let lost = opened.loaded.notices.iter().any(Notice::is_loss);
         let books = Arc::new(Books::new(opened.loaded));
         let outbox = Arc::new(DomainOutbox(domain.outbound()));
         let pools_dir = settings.home.pools_dir().to_string_lossy().into_owned();
@@ -148,6 +149,9 @@ impl Service {
         let mut tasks = Supervisor::default();
         tasks.spawn(WRITER, opened.writer.run(books, stop_writing.clone()));
         recovery::clean_up(&node).await;
+        if lost {
+            recovery::rebuild(&node).await;
+        }
         follow_host(&node, &mut tasks).await;
         node.store.flush(&DataFile::ALL).await.map_err(AppError::Store)?;
         let started = Started {

@@ -8,11 +8,15 @@
 //! (contract §14 B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the
 //! disk of a finished guest is removed; the guest keeps the disk that it had.
 
+mod rebuild;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{timeout, Instant};
+
+pub use rebuild::rebuild;
 
 use super::handlers::remains;
 use super::node::jobs::Job;

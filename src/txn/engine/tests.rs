@@ -3,6 +3,7 @@ use crate::host::sim::Operation;
 use crate::model::GuestId;
 use crate::proto::message::Key;
 use crate::txn::testing::{about, create_request, start_request, stop_request, Rig, LINK, TIMEOUT};
+use crate::txn::undo::{Step, Undo};
 
 #[tokio::test(start_paused = true)]
 async fn unknown_requests_and_requests_for_nobody_are_answered() {
@@ -172,4 +173,30 @@ async fn a_handler_that_panics_or_forgets_to_answer_is_answered_for() {
         assert!(answer.error.contains(reason), "{}", answer.error);
         assert_eq!(rig.engine.active(), 0);
     }
+}
+
+/// A handler that breaks in the middle of a change.
+fn breaks_off(context: Arc<Context>) -> handlers::Work {
+    Box::pin(async move {
+        let mut undo = Undo::new(&context, &[GuestId::from_bytes([1; 16])]);
+        undo.plan(vec![Step::Volume { pool: "local0".into(), name: "left".into() }]).await?;
+        context.node.host.storage.create_volume("local0", "left", 512).await?;
+        if context.request.from > 0 {
+            panic!("a defect");
+        }
+        undo.complete(context.success()).await
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_panic_leaves_is_taken_back_at_once() {
+    let mut rig = Rig::new().await;
+    let before = rig.sim.state();
+    let session = rig.engine.sessions.allocate(true).unwrap();
+    let entry = Entry { run: breaks_off, answer: Some(MessageId::GET_GUEST_RESPONSE), changes: true };
+    rig.engine.run(entry, session, LINK, Message::new(MessageId::GET_GUEST_REQUEST).from_session(4));
+    let answer = rig.answer(4).await;
+    assert!(answer.error.contains("a handler panicked"), "{}", answer.error);
+    assert_eq!(rig.sim.state(), before);
+    assert!(rig.node.store.journal().open_records().is_empty());
 }

@@ -1,6 +1,7 @@
 //! The service dies and is started again on the same host and directory.
 
 use super::*;
+use crate::store::Notice;
 use crate::txn::recovery;
 
 impl Rig {
@@ -40,9 +41,13 @@ impl Remains {
             assert!(process.is_dead(), "the data directory can't be opened");
             return Err(Self { sim, directory, name });
         };
+        let lost = opened.loaded.notices.iter().any(Notice::is_loss);
         let mut rig = Rig::build(sim, directory, disk, &name, opened);
         let started = async {
             recovery::clean_up(&rig.node).await;
+            if lost {
+                recovery::rebuild(&rig.node).await;
+            }
             rig.listen();
             rig.take_host_events().await;
             rig.node.store.flush(&DataFile::ALL).await
