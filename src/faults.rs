@@ -1,8 +1,8 @@
-//! Places at which a test can end this process or let an operation fail; nothing at all in other builds (the feature of the `fail` crate is off there).
+//! Places at which a test can end or stop this process or let an operation fail; nothing at all in other builds (the feature of the `fail` crate is off there).
 //!
 //! Contract: a place is right before and right after each operation that changes `data/` or the host. The environment variable `FAILPOINTS` of the
 //! `fail` crate says what happens where: `data=return(ENOSPC)` lets the operation fail, `return(/some/file)` ends the process at the place whose
-//! number, counted from the moment when it is there, stands in that file.
+//! number, counted from the moment when it is there, stands in that file; with the word `stop` before the number it stops there until SIGCONT.
 
 use std::io;
 
@@ -27,7 +27,7 @@ pub(crate) fn host() {
     fail::fail_point!("host", |action| drop(act(action.as_deref())));
 }
 
-/// Ends the process where it is time, or gives the error of this name.
+/// Ends or stops the process where it is time, or gives the error of this name.
 #[allow(dead_code)] // where there are no such places
 fn act(action: Option<&str>) -> io::Result<()> {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,12 +40,16 @@ fn act(action: Option<&str>) -> io::Result<()> {
         "EIO" => Err(Errno::EIO.into()),
         "EROFS" => Err(Errno::EROFS.into()),
         path => {
-            let Ok(number) = std::fs::read_to_string(path) else {
+            let Ok(order) = std::fs::read_to_string(path) else {
                 PASSED.store(0, Ordering::SeqCst);
                 return Ok(());
             };
-            if number.trim().parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
-                raise(Signal::SIGKILL)?;
+            let (signal, number) = match order.trim().strip_prefix("stop ") {
+                Some(number) => (Signal::SIGSTOP, number),
+                None => (Signal::SIGKILL, order.trim()),
+            };
+            if number.parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
+                raise(signal)?;
             }
             Ok(())
         }

@@ -14,7 +14,7 @@ const JOIN: Duration = Duration::from_secs(15);
 const IMAGE: &str = "5e0d4a4e-boots";
 
 /// An image server on the Core's host, with an empty directory.
-fn image_server(core: &TestCore) -> (ImageServer, tempfile::TempDir) {
+pub fn image_server(core: &TestCore) -> (ImageServer, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let listen = SocketAddr::new(CORE_ADDRESS.parse().unwrap(), 5801);
     let config = ImageServerConfig { directory: directory.path().to_owned(), listen, tls: true };
@@ -22,7 +22,8 @@ fn image_server(core: &TestCore) -> (ImageServer, tempfile::TempDir) {
     (server, directory)
 }
 
-fn source(size: u64) -> ImageSource {
+/// The tests' image on the Core's host.
+pub fn source(size: u64) -> ImageSource {
     ImageSource { id: IMAGE.into(), host: CORE_ADDRESS.into(), port: 5801, size }
 }
 
