@@ -2,7 +2,7 @@
 //!
 //! Contract: a guest that changes behind our back is told to the Core as soon as libvirt tells us. While a transaction
 //! works on a guest, the transaction tells the Core, so that an answer comes before its events. After every reconnect
-//! all guests are compared, so nothing that happened meanwhile is missed.
+//! all guests are compared, so nothing that happened meanwhile is missed, and what could not be cleaned up without libvirt is.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::host::{DomainStatus, ErrorKind, HostEvent};
 use crate::model::{GuestId, PowerState};
 
 use super::node::jobs::Job;
-use super::{media, Failure, Node};
+use super::{media, recovery, Failure, Node};
 
 /// Follows the hypervisor's events until their sender is gone.
 pub async fn follow(node: Arc<Node>, mut events: mpsc::Receiver<HostEvent>) {
@@ -30,6 +30,7 @@ pub async fn take(node: &Arc<Node>, event: HostEvent) {
             tracing::info!(domains = domains.len(), "connected to libvirt");
             resync(node, &domains);
             node.held.wake();
+            recovery::after_return(node);
             media::compare(node).await;
         }
         HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),

@@ -2,7 +2,7 @@
 //!
 //! Contract: every open record of the journal is gone through, in its order: carried out when its transaction had succeeded, else taken back. A
 //! server that does not answer is not waited for; what it would be needed for stays in the journal, and is tried again before the next change of
-//! the guest and at the next start. The log says what became of each.
+//! the guest, when libvirt is back after it was away, and at the next start. The log says what became of each.
 //!
 //! An earlier version kept no journal: a guest whose system disk was being filled is marked in the books, and is removed with all that it had
 //! (contract §14 B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the
@@ -24,11 +24,11 @@ use super::undo::{resolve, Resolved, Silent};
 use super::volumes::live;
 use super::{Failure, Node};
 use crate::model::{GuestId, VolumeGroup};
-use crate::store::journal::Course;
+use crate::store::journal::{Course, OpenRecord};
 use crate::store::DataFile;
 
 /// How long a guest is waited for on which another transaction has begun something.
-const PANIC_PATIENCE: Duration = Duration::from_secs(60);
+const JOB_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a pool may take to remove a file.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -58,17 +58,35 @@ async fn go_through_journal(node: &Arc<Node>) {
 
 /// Takes back, or completes, what a transaction left that ended in a panic.
 pub(super) async fn after_panic(node: &Arc<Node>, records: &[u64]) {
-    for number in records {
-        let Some(record) = node.store.journal().record(*number) else { continue };
-        let mut jobs = Vec::new();
-        for guest in &record.intent.guests {
-            jobs.push(node.jobs.outlast(*guest, Job::Configure, Instant::now() + PANIC_PATIENCE).await.ok());
+    for record in records.iter().filter_map(|number| node.store.journal().record(*number)) {
+        take_up(node, &record).await;
+    }
+}
+
+/// libvirt is there again: what transactions could not take back or finish without it is tried again, beside everything else. One that fails in this
+/// very moment is waited for. What is not about guests is tried again when the Core asks for it anew.
+pub(super) fn after_return(node: &Arc<Node>) {
+    let open = node.store.journal().open_records();
+    for record in open.into_iter().filter(|record| !record.intent.guests.is_empty()) {
+        let node = node.clone();
+        tokio::spawn(async move { take_up(&node, &record).await });
+    }
+}
+
+/// Ends a record as soon as nobody else works on its guests.
+async fn take_up(node: &Arc<Node>, record: &OpenRecord) {
+    let what = &record.intent.what;
+    let mut jobs = Vec::new();
+    for guest in &record.intent.guests {
+        match node.jobs.outlast(*guest, Job::Configure, Instant::now() + JOB_PATIENCE).await {
+            Ok(job) => jobs.push(job),
+            Err(failure) => return tracing::warn!("what {what} had begun can't be cleaned up yet: {failure}"),
         }
-        match resolve(node, *number, None).await {
-            Resolved::Done(_) => tracing::warn!("what {} had begun is cleaned up", record.intent.what),
-            Resolved::Left(failure) => tracing::error!("what {} had begun can't be cleaned up yet: {failure}", record.intent.what),
-            Resolved::Nothing => {}
-        }
+    }
+    match resolve(node, record.number, Some(&mut Silent::default())).await {
+        Resolved::Done(_) => tracing::warn!("what {what} had begun is cleaned up"),
+        Resolved::Left(failure) => tracing::error!("what {what} had begun can't be cleaned up yet: {failure}"),
+        Resolved::Nothing => {}
     }
 }
 

@@ -24,12 +24,23 @@ const FILLED: u8 = 0x5a;
 /// Of so many places one is walked by default.
 const SHARE: u64 = 14;
 
+/// The places of today: the first of them, and how far the next is.
+pub fn share_of_today(share: u64) -> (u64, usize) {
+    if std::env::var_os("CELL_TEST_ALL_CRASHES").is_some() {
+        return (1, 1);
+    }
+    let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    (1 + days % share, usize::try_from(share).unwrap())
+}
+
 /// The node under test.
-struct Stage {
-    core: TestCore,
-    cell: Cell,
-    /// Holds the number of the place at which the service dies.
-    doom: PathBuf,
+pub struct Stage {
+    pub core: TestCore,
+    pub cell: Cell,
+    /// Holds the number of the place at which the service dies, or stops.
+    pub doom: PathBuf,
+    /// Kinds of places that count.
+    kinds: &'static [&'static str],
     /// Guests made so far: names are not used again.
     made: u32,
     // Taken down last.
@@ -53,19 +64,25 @@ impl Act {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(&["data", "host"])
+    }
+
+    /// With these kinds of places.
+    pub fn with(kinds: &'static [&'static str]) -> Self {
         let lab = Lab::up(1);
         let core = TestCore::start(&lab);
         let cell = Cell::install(lab.cell(1), "nano");
         let doom = cell.home().join("doom");
-        let stage = Self { core, cell, doom, made: 0, _lab: lab };
+        let stage = Self { core, cell, doom, kinds, made: 0, _lab: lab };
         stage.start();
         stage
     }
 
-    fn start(&self) {
+    pub fn start(&self) {
         let _ = std::fs::remove_file(&self.doom);
         let doom = self.doom.display();
-        self.cell.start_mortal(&format!("data=return({doom});host=return({doom})"));
+        let places: Vec<String> = self.kinds.iter().map(|kind| format!("{kind}=return({doom})")).collect();
+        self.cell.start_mortal(&places.join(";"));
         self.core.joined(&self.cell, JOIN);
     }
 
@@ -94,7 +111,7 @@ impl Stage {
     }
 
     /// Nothing is open in the journal.
-    fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         cell::store::journal::read(&self.cell.home().join("data")).unwrap().is_empty()
     }
 
@@ -106,13 +123,20 @@ impl Stage {
         self.book("storage.data")["groups"][guest.to_string()].clone()
     }
 
-    fn has(&self, guest: GuestId) -> bool {
+    /// Whether the books have the guest.
+    pub fn has(&self, guest: GuestId) -> bool {
         self.book("instance.data")["instances"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == guest.to_string()))
     }
 
-    fn guest(&mut self) -> GuestId {
+    /// A name that no guest has had.
+    pub fn next_name(&mut self) -> String {
         self.made += 1;
-        let name = format!("crash.{}-{}", self.made, std::process::id());
+        format!("crash.{}-{}", self.made, std::process::id())
+    }
+
+    /// A new guest.
+    pub fn guest(&mut self) -> GuestId {
+        let name = self.next_name();
         let request = CreateGuest { memory: 32 * MIB, disks: vec![MIB, 2 * MIB], ..CreateGuest::blank(&name, MIB) };
         self.core.wait(self.core.create_and_wait(&self.cell.name(), &request, PATIENCE)).unwrap_or_else(|error| panic!("{error:?}")).id
     }
@@ -138,7 +162,7 @@ impl Stage {
     }
 
     /// libvirt, the pool's directory and the books say the same.
-    fn check(&self, at: &str) {
+    pub fn check(&self, at: &str) {
         eventually("the journal is empty", PATIENCE, || self.is_idle());
         let lines = |arguments: &[&str]| -> BTreeSet<String> {
             self.cell.host().virsh(arguments).lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
@@ -175,14 +199,9 @@ impl Stage {
 
     /// Lets the service die at places of what `prepare` gives; how often it did.
     fn walk(&mut self, prepare: impl Fn(&mut Self) -> (GuestId, Act)) -> u64 {
-        let (first, share) = if std::env::var_os("CELL_TEST_ALL_CRASHES").is_some() {
-            (1, 1)
-        } else {
-            let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 86_400;
-            (1 + days % SHARE, SHARE)
-        };
+        let (first, step) = share_of_today(SHARE);
         let mut deaths = 0;
-        for place in (first..).step_by(usize::try_from(share).unwrap()) {
+        for place in (first..).step_by(step) {
             let (guest, Act { name, request, binding, done }) = prepare(self);
             let (told, died) = self.ask(request, place);
             if died {
@@ -207,7 +226,8 @@ impl Stage {
     }
 }
 
-fn about(request: MessageId, guest: GuestId) -> Message {
+/// A request with nothing but the guest.
+pub fn about(request: MessageId, guest: GuestId) -> Message {
     Message::new(request).string(Key::Instance, guest.to_string())
 }
 
@@ -229,9 +249,8 @@ fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
     let mut stage = Stage::new();
     let mut deaths = 0;
     deaths += stage.walk(|stage| {
-        stage.made += 1;
+        let name = stage.next_name();
         let guest = GuestId::from_bytes([u8::try_from(stage.made % 250).unwrap() + 1; 16]);
-        let name = format!("crash.{}-{}", stage.made, std::process::id());
         let request = Message::new(MessageId::CREATE_GUEST_REQUEST)
             .string(Key::Name, name)
             .string(Key::Instance, guest.to_string())
@@ -306,8 +325,7 @@ fn killed_while_an_image_comes_the_service_leaves_nothing_half_done() {
     stage.remove(original);
 
     let mut deaths = stage.walk(|stage| {
-        stage.made += 1;
-        let name = format!("crash.{}-{}", stage.made, std::process::id());
+        let name = stage.next_name();
         let disks = vec![MIB, 2 * MIB];
         let request = CreateGuest { memory: 32 * MIB, disks, image: Some(source(size)), ..CreateGuest::blank(&name, MIB) };
         let guest = request.id;

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use corelet::requests::StopMode;
+use cell::proto::message::{Key, Message, MessageId};
+use corelet::requests::{CreateGuest, StopMode};
 use nix::sys::signal::Signal;
 
-use crate::lab::{eventually, Cell, Lab, TestCore};
+use crate::crash::about;
+use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
 
 const JOIN: Duration = Duration::from_secs(15);
 
@@ -169,4 +171,61 @@ fn a_stuck_guest_delays_no_other() {
     cell.host().signal(qemu, Signal::SIGCONT);
     eventually("the guest obeys again", Duration::from_secs(30), || core.running(&cell, stuck).is_ok_and(|running| running));
     core.halt(&cell, stuck, StopMode::Force);
+}
+
+#[test]
+#[ignore = "needs root, libvirt and QEMU"]
+fn read_only_data_refuses_changes_and_nothing_else() {
+    let lab = Lab::up(1);
+    let core = TestCore::start(&lab);
+    let cell = Cell::install(lab.cell(1), "nano");
+    let (host, data) = (cell.host(), cell.home().join("data"));
+    std::fs::create_dir_all(&data).unwrap();
+    let data = data.to_str().unwrap();
+    host.run("mount", &["-t", "tmpfs", "-o", "size=16m,mode=0740", "data", data]);
+    let remount = |how: &str| {
+        // Whoever is just writing is waited for.
+        let option = format!("remount,{how}");
+        let mount = || host.command("mount").args(["-o", &option, data]).output().unwrap();
+        eventually("it is mounted anew", PATIENCE, || mount().status.success());
+    };
+    cell.start();
+    core.joined(&cell, JOIN);
+    let (name, service, guest) = (cell.name(), cell.pid(), core.blank_guest(&cell, "faults.kept"));
+    let seen = || {
+        let files =
+            host.run("sh", &["-c", "find /var/lib/libvirt/images/local0 -type f -exec ls -l {} + && cd $0 && tail -n +1 *.data", data]);
+        let definitions = host
+            .run("sh", &["-c", "virsh -q nwfilter-list; for id in $(virsh -q list --all --uuid); do virsh dumpxml --inactive $id; done"]);
+        [files, definitions]
+    };
+    let before = seen();
+
+    let create = CreateGuest { memory: 32 << 20, ..CreateGuest::blank(&format!("faults.later-{}", std::process::id()), 1 << 20) };
+    let snapshot = || about(MessageId::CREATE_SNAPSHOT_REQUEST, guest).string(Key::Name, "a").string(Key::Description, "");
+    let rename =
+        || Message::new(MessageId::MODIFY_GUEST_NAME_REQUEST).string(Key::Guest, guest.to_string()).string(Key::Name, "faults.renamed");
+    remount("ro");
+    for request in [create.to_message(), snapshot(), rename(), about(MessageId::DELETE_GUEST_REQUEST, guest)] {
+        let id = request.id;
+        let refused = core.wait(core.request(&name, request)).unwrap_err().to_string();
+        println!("{id}: {refused}");
+        assert!(refused.contains("Read-only file system") && refused.contains("journal.data"), "{id}: {refused}");
+        assert!(core.wait(core.get_status(&name, guest)).is_ok());
+        assert!(core.wait(core.get_guest(&name, guest)).is_ok());
+    }
+    assert_eq!(seen(), before);
+
+    remount("rw");
+    for request in [snapshot(), rename(), create.to_message()] {
+        let id = request.id;
+        core.wait(core.request(&name, request)).unwrap_or_else(|error| panic!("{id}: {error}"));
+    }
+    eventually("it is created", PATIENCE, || core.guest(&name, create.id).is_some_and(|guest| guest.created));
+    for guest in [guest, create.id] {
+        core.remove(&cell, guest);
+    }
+    assert_eq!(cell.pid(), service);
+    let doctor = cell.cli(&["doctor"]);
+    assert!(doctor.status.success(), "{doctor:?}");
 }

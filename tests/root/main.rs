@@ -26,6 +26,7 @@ mod full_disks;
 mod images;
 mod lab;
 mod lab_itself;
+mod libvirtd_dies;
 mod life;
 mod linux;
 mod migration;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::step::Step;
 use crate::host::{self, ErrorKind};
 use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, VolumeGroup};
+use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::handlers::change_address_pool::apply;
 use crate::txn::handlers::{modify_auth, remains};
@@ -123,7 +124,12 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             }
         }
         Step::Delete { guest, group, directory } => {
+            let known = node.books.guest(*guest).is_ok();
             remains::delete(node, *guest, group).await?;
+            if known {
+                // It was told that this has failed.
+                node.outbox.send(None, Message::new(MessageId::GUEST_DELETED_EVENT).string(Key::Instance, guest.to_string()));
+            }
             if let Some(directory) = directory {
                 node.erase_leftover_copy(directory, *guest).await?;
             }

@@ -3,7 +3,7 @@
 //! Contract: the steps are in the journal before the first of them is done. From [`Undo::commit`] on there is no way back, whatever happens: an answer
 //! that says success goes out behind it ([`Undo::complete`]). A change that fails takes its steps back, last first. One that can't be taken back
 //! does not stop the others: the error names both causes and what is left behind, and the record stays open. It is tried again before the
-//! next change of the same guest, and when the service starts. A change that ends without a word, by a panic or because the process does,
+//! next change of the same guest, when libvirt comes back, and when the service starts. A change that ends without a word, by a panic or because the process does,
 //! leaves its record open as well.
 
 mod act;

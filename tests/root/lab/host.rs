@@ -69,8 +69,33 @@ impl Host {
 
     /// Whether a process exists and is more than a zombie.
     pub fn runs(&self, pid: i32) -> bool {
-        let state = output_of(self.command("sh").args(["-c", "cat /proc/$0/stat 2>/dev/null || true", &pid.to_string()]));
-        state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        self.process_state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    }
+
+    /// Whether a process was stopped by a signal.
+    pub fn is_stopped(&self, pid: i32) -> bool {
+        self.process_state(pid) == Some('T')
+    }
+
+    /// The letter of the kernel; none when there is no such process.
+    fn process_state(&self, pid: i32) -> Option<char> {
+        let line = output_of(self.command("sh").args(["-c", "cat /proc/$0/stat 2>/dev/null || true", &pid.to_string()]));
+        line.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    }
+
+    /// Process of the host's libvirtd.
+    pub fn libvirtd_pid(&self) -> i32 {
+        self.run("cat", &["/run/libvirt/libvirtd.pid"]).trim().parse().expect("a pid")
+    }
+
+    /// Whether somebody waits for a libvirtd that does not read what it was sent.
+    pub fn libvirtd_is_awaited(&self) -> bool {
+        let sockets = self.run("ss", &["-xHn", "state", "established"]);
+        // kind, bytes to be read, bytes to be sent, address
+        sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| match fields[..] {
+            [_, unread, _, address, ..] => address.starts_with("/run/libvirt/libvirt-sock") && unread != "0",
+            _ => false,
+        })
     }
 
     /// Sends a signal to a process of the host.
