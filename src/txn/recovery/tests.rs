@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::host::sim::{Operation, SimImage};
-use crate::host::{ErrorKind, ImageLocation, Transfer};
+use crate::host::{ErrorKind, HostEvent, ImageLocation, Transfer};
 use crate::model::{Guest, GuestConfig, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
+use crate::txn::monitor;
 use crate::txn::testing::{about, Rig, IMAGE, IMAGE_SIZE};
 
 const CAPACITY: u64 = 64 << 20;
@@ -70,4 +71,27 @@ async fn a_part_that_cannot_be_removed_does_not_keep_the_service_from_starting()
     clean_up(&rig.node).await;
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(rig.node.books.guest(unfinished).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_libvirt_broke_off_is_completed_and_told_when_libvirt_is_back() {
+    let mut rig = Rig::new().await;
+    let guest = rig.with_guest(1).await;
+    rig.sim.fail_next(Operation::DeleteVolume, ErrorKind::Unavailable);
+    let answer = rig.ask(about(MessageId::DELETE_GUEST_REQUEST, guest)).await;
+    assert!(!answer.success && rig.node.books.guest(guest).is_ok());
+    assert_eq!(rig.node.store.journal().open_records().len(), 1);
+    monitor::take(&rig.node, HostEvent::Connected(Vec::new())).await;
+    let ended = async {
+        while !rig.node.store.journal().open_records().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+    assert!(rig.node.books.guest(guest).is_err());
+    assert!(rig.sim.state().directories["/images/local0"].is_empty());
+    let deleted = |message: &Message| {
+        message.id == MessageId::GUEST_DELETED_EVENT && message.string_params.get(&Key::Instance) == Some(&guest.to_string())
+    };
+    assert_eq!(rig.sent().iter().filter(|message| deleted(message)).count(), 1);
 }
