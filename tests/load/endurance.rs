@@ -30,6 +30,9 @@ fn footprint() -> Footprint {
 /// Growth that is the allocator's affair.
 const SLACK_KIB: u64 = 1024;
 
+/// More than that, bytes, and the journal is not written anew as it should.
+const JOURNAL: u64 = 1 << 20;
+
 const GUESTS: u32 = 40;
 /// Kinds of requests; so many rounds bring a node back to where it was.
 const KINDS: u32 = 20;
@@ -132,8 +135,11 @@ async fn ten_thousand_transactions_leave_nothing_behind() {
     assert!(after.descriptors <= before.descriptors, "descriptors: {before:?}, then {after:?}");
     assert!(after.threads <= before.threads + 1, "threads: {before:?}, then {after:?}");
     assert_eq!(domain.troubles, [""; 0]);
+    assert_eq!(domain.node.store.journal().open_records(), []);
+    let journal = std::fs::metadata(domain.directory().join("journal.data")).unwrap().len();
+    assert!(journal < JOURNAL, "the journal has {journal} bytes");
     let files = std::fs::read_dir(domain.directory()).unwrap().count();
-    assert_eq!(files, 6, "the three data files and their last good copies");
+    assert_eq!(files, 7, "the three data files, their last good copies and the journal");
 }
 
 /// Length of all that both ends of the connection hold, written out.
