@@ -24,6 +24,9 @@ const FILLED: u8 = 0x5a;
 /// Of so many places one is walked by default.
 const SHARE: u64 = 14;
 
+/// Of a request with few places.
+const SHORT_SHARE: u64 = 7;
+
 /// The places of today: the first of them, and how far the next is.
 pub fn share_of_today(share: u64) -> (u64, usize) {
     if std::env::var_os("CELL_TEST_ALL_CRASHES").is_some() {
@@ -197,9 +200,9 @@ impl Stage {
         }
     }
 
-    /// Lets the service die at places of what `prepare` gives; how often it did.
-    fn walk(&mut self, prepare: impl Fn(&mut Self) -> (GuestId, Act)) -> u64 {
-        let (first, step) = share_of_today(SHARE);
+    /// Lets the service die at one in `share` places of what `prepare` gives; how often it did.
+    fn walk(&mut self, share: u64, prepare: impl Fn(&mut Self) -> (GuestId, Act)) -> u64 {
+        let (first, step) = share_of_today(share);
         let mut deaths = 0;
         for place in (first..).step_by(step) {
             let (guest, Act { name, request, binding, done }) = prepare(self);
@@ -248,7 +251,7 @@ fn has_snapshot(guest: GuestId, name: &'static str, wanted: bool) -> impl Fn(&St
 fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
     let mut stage = Stage::new();
     let mut deaths = 0;
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let name = stage.next_name();
         let guest = GuestId::from_bytes([u8::try_from(stage.made % 250).unwrap() + 1; 16]);
         let request = Message::new(MessageId::CREATE_GUEST_REQUEST)
@@ -269,13 +272,13 @@ fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
             .strings(Key::Module, []);
         (guest, Act::new("create", request, move |stage| stage.has(guest)))
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let guest = stage.guest();
         stage.done(snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, "a"));
         let request = about(MessageId::DELETE_GUEST_REQUEST, guest);
         (guest, Act::new("delete", request, move |stage| !stage.has(guest)))
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let guest = stage.guest();
         let request = disk(MessageId::RESIZE_DISK_REQUEST, guest).uint(Key::Size, 4 * MIB);
         let size = move |stage: &Stage| {
@@ -284,16 +287,16 @@ fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
         };
         (guest, Act::new("resize", request, size))
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let guest = stage.guest();
         (guest, Act::new("shrink", disk(MessageId::SHRINK_DISK_REQUEST, guest), |_| true))
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let guest = stage.guest();
         let request = snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, "a");
         (guest, Act::new("snapshot", request, has_snapshot(guest, "a", true)))
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let guest = stage.guest();
         for name in ["a", "b"] {
             stage.done(snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, name));
@@ -301,7 +304,7 @@ fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
         let request = snapshot(MessageId::RESTORE_SNAPSHOT_REQUEST, guest, "a");
         (guest, Act::new("restore", request, move |stage| stage.group(guest)["active_snapshot"] == "a"))
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHARE, |stage| {
         let guest = stage.guest();
         for name in ["a", "b"] {
             stage.done(snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, guest, name));
@@ -324,7 +327,7 @@ fn killed_while_an_image_comes_the_service_leaves_nothing_half_done() {
     let size = stage.core.wait(stage.core.create_disk_image(&stage.cell.name(), original, &source(0), |_| {})).unwrap();
     stage.remove(original);
 
-    let mut deaths = stage.walk(|stage| {
+    let mut deaths = stage.walk(SHARE, |stage| {
         let name = stage.next_name();
         let disks = vec![MIB, 2 * MIB];
         let request = CreateGuest { memory: 32 * MIB, disks, image: Some(source(size)), ..CreateGuest::blank(&name, MIB) };
@@ -339,7 +342,7 @@ fn killed_while_an_image_comes_the_service_leaves_nothing_half_done() {
         };
         (guest, Act { binding: false, ..Act::new("clone of an image", request.to_message(), whole) })
     });
-    deaths += stage.walk(|stage| {
+    deaths += stage.walk(SHORT_SHARE, |stage| {
         let guest = stage.guest();
         let replaced = move |stage: &Stage| match stage.system(guest) {
             FILLED => true,
