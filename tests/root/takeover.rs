@@ -1,4 +1,4 @@
-//! The captured host of a reference Cell 1.4.1 (`tests/takeover/`), rebuilt with a real libvirt: our program in its place, and back.
+//! The captured host of a reference Cell 1.4.1 (`tests/vectors/takeover/`), rebuilt with a real libvirt: our program in its place, and back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ const NAMES: [&str; 5] = ["manager.cloud", "manager.db", "manager.old", "manager
 const POOL: &str = "/var/lib/libvirt/images/local0";
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/takeover/reference-1.4.1").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/takeover/reference-1.4.1").join(name)
 }
 
 fn read(name: &str) -> String {

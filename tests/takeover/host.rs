@@ -36,7 +36,7 @@ const fn guest(number: u128) -> GuestId {
 
 /// A file of the captured directory.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/takeover/reference-1.4.1").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/takeover/reference-1.4.1").join(name)
 }
 
 /// One blank of indent, no newline at the end (contract §8).

@@ -1,6 +1,6 @@
 //! Taking over the directory of the reference Cell 1.4.1 and handing it back.
 //!
-//! `reference-1.4.1/` is what that Cell left behind after an orderly stop with five guests: `web` (two disks, limits, security rules that reject by
+//! `tests/vectors/takeover/reference-1.4.1/` is what that Cell left behind after an orderly stop with five guests: `web` (two disks, limits, security rules that reject by
 //! default, auto start), `db` (snapshots s1 ← s2 ← s3 and s2 ← s4, at s4), `cloud` (from an image, cloud-init, data disk), `old` (IDE, rtl8139, cirrus) and
 //! `win` (left running). Here its libvirt is simulated; `tests/root/takeover.rs` does the same with a real one.
 //!
