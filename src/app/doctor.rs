@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::service::{image_settings, libvirt_config};
-use super::{AppError, Settings, BLOCKING_THREADS};
+use super::{AppError, Settings};
 use crate::doctor::{self, Deed, Expectation, Findings, Sources};
 use crate::host::libvirt::Libvirt;
 use crate::host::network::{ports, HostNetwork};
@@ -44,16 +44,7 @@ pub struct Report {
 /// # Errors
 /// The system gives no threads.
 pub fn run(request: &Request) -> Result<Report, AppError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name("cell-blocking")
-        .build()
-        .map_err(AppError::System)?;
-    let report = runtime.block_on(examine(request));
-    // A call into libvirt or to a dead file server must not hold up the end.
-    runtime.shutdown_background();
-    Ok(report)
+    super::run_to_end(examine(request))
 }
 
 async fn examine(request: &Request) -> Report {

@@ -13,6 +13,7 @@ mod service;
 mod supervisor;
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -85,16 +86,20 @@ pub enum AppError {
 /// Runs the service until it is told to end. `on_ready` is called once, when it is up: a Core has taken it, or none answered so far.
 pub fn run(settings: Settings, on_ready: impl FnOnce(&Started)) -> Result<(), AppError> {
     crate::faults::set_up();
+    run_to_end(service::run(settings, on_ready))?
+}
+
+/// Runs one future on a runtime of its own. A call into libvirt or to a dead file server does not hold up the end.
+fn run_to_end<T>(work: impl Future<Output = T>) -> Result<T, AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("cell-blocking")
         .build()
         .map_err(AppError::System)?;
-    let result = runtime.block_on(service::run(settings, on_ready));
-    // A call into libvirt that hangs must not hold up the end.
+    let result = runtime.block_on(work);
     runtime.shutdown_background();
-    result
+    Ok(result)
 }
 
 /// Asks which Cores the domain has, for as long as `patience`; joins none.

@@ -90,6 +90,20 @@ impl LiveMerge {
             Self::Up { disk, .. } | Self::Down { disk, .. } => disk,
         }
     }
+
+    /// Whether the chain below the disk, of `length` images of which the uppermost has `position` 0, is as it is to become; none when it is neither
+    /// that nor what the merge begins with.
+    pub(in crate::host) fn is_done(&self, length: usize, position: impl Fn(&str) -> Option<usize>) -> Option<bool> {
+        match self {
+            Self::Up { base: None, .. } => Some(length == 0),
+            Self::Up { base: Some(base), .. } => position(base).map(|place| place == 0),
+            Self::Down { top, base, .. } => match (position(top), position(base)) {
+                (None, Some(_)) => Some(true),
+                (Some(top), Some(base)) if top + 1 == base => Some(false),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// How far a job has come, in bytes. The total may change meanwhile.

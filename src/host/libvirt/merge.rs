@@ -68,17 +68,8 @@ fn below(layer: &Node) -> Option<&Node> {
 
 /// Whether the chain is as it is to become; an error when it is neither that nor what the merge begins with.
 fn is_done(below: &[&Node], merge: &LiveMerge, what: &str) -> Result<bool> {
-    let position = |path: &str| below.iter().position(|layer| is_at(layer, path));
-    let strange = || HostError::new(ErrorKind::Invalid, format!("{what}: it is based on {}", list(below)));
-    match merge {
-        LiveMerge::Up { base: None, .. } => Ok(below.is_empty()),
-        LiveMerge::Up { base: Some(base), .. } => position(base).map(|place| place == 0).ok_or_else(strange),
-        LiveMerge::Down { top, base, .. } => match (position(top), position(base)) {
-            (None, Some(_)) => Ok(true),
-            (Some(top), Some(base)) if top + 1 == base => Ok(false),
-            _ => Err(strange()),
-        },
-    }
+    let done = merge.is_done(below.len(), |path| below.iter().position(|layer| is_at(layer, path)));
+    done.ok_or_else(|| HostError::new(ErrorKind::Invalid, format!("{what}: it is based on {}", list(below))))
 }
 
 fn list(layers: &[&Node]) -> String {

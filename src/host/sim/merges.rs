@@ -132,18 +132,9 @@ impl World {
 
     fn is_merged(&self, merge: &LiveMerge) -> Result<bool> {
         let (disk, below) = (merge.disk(), self.below(merge.disk()));
-        let strange = || HostError::new(ErrorKind::Invalid, format!("{disk} is based on {below:?}, which does not fit {merge:?}"));
         self.image(disk).map_err(|_| not_found("disk", &disk))?;
-        let position = |path: &str| below.iter().position(|file| file == path);
-        match merge {
-            LiveMerge::Up { base: None, .. } => Ok(below.is_empty()),
-            LiveMerge::Up { base: Some(base), .. } => position(base).map(|place| place == 0).ok_or_else(strange),
-            LiveMerge::Down { top, base, .. } => match (position(top), position(base)) {
-                (None, Some(_)) => Ok(true),
-                (Some(top), Some(base)) if top + 1 == base => Ok(false),
-                _ => Err(strange()),
-            },
-        }
+        let done = merge.is_done(below.len(), |path| below.iter().position(|file| file == path));
+        done.ok_or_else(|| HostError::new(ErrorKind::Invalid, format!("{disk} is based on {below:?}, which does not fit {merge:?}")))
     }
 
     /// Images below one, the upper ones first.
