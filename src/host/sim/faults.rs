@@ -107,6 +107,8 @@ pub(super) struct Plan {
     /// Numbers of the operations that failed on demand.
     met: Vec<u64>,
     by_number: BTreeMap<u64, Fault>,
+    /// libvirtd goes away when this one is asked for.
+    last: Option<u64>,
     by_operation: HashMap<Operation, VecDeque<Fault>>,
     pub(super) latency: HashMap<Operation, Duration>,
     pub(super) deadline: Duration,
@@ -120,6 +122,7 @@ impl Default for Plan {
             begun: 0,
             met: Vec::new(),
             by_number: BTreeMap::new(),
+            last: None,
             by_operation: HashMap::new(),
             latency: HashMap::new(),
             deadline: Duration::from_secs(10),
@@ -157,7 +160,18 @@ impl Plan {
         self.by_number.insert(self.begun + nth, fault);
     }
 
+    /// libvirtd goes away when the `nth` operation from now is asked for.
+    pub(super) fn leave_at(&mut self, nth: u64) {
+        self.last = Some(self.begun + nth);
+    }
+
+    /// True when it is time to go away.
+    pub(super) fn leaves(&mut self) -> bool {
+        self.last.take_if(|last| *last <= self.begun).is_some()
+    }
+
     pub(super) fn clear(&mut self) {
+        self.last = None;
         self.by_number.clear();
         self.by_operation.clear();
     }

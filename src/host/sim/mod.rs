@@ -157,6 +157,11 @@ impl SimHost {
         self.inner.world.lock().disconnect(reason);
     }
 
+    /// libvirtd goes away when the `nth` operation from now is asked for; 1 is the next one.
+    pub fn disconnect_at(&self, nth: u64) {
+        self.inner.plan.lock().leave_at(nth);
+    }
+
     /// libvirtd is back: [`HostEvent::Connected`] with everything.
     pub fn connect(&self) {
         self.inner.world.lock().connect();

@@ -28,10 +28,13 @@ impl SimHost {
     ) -> Result<T> {
         let process = self.process();
         process.point().await;
-        let (fault, latency, deadline) = {
+        let (fault, leaves, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
-            (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
+            (plan.begin(operation), plan.leaves(), plan.latency.get(&operation).copied(), plan.deadline)
         };
+        if leaves {
+            self.disconnect("libvirtd has died");
+        }
         if !self.inner.world.lock().connected() {
             return Err(HostError::new(ErrorKind::Unavailable, format!("{operation:?}: not connected to the simulated host")));
         }
