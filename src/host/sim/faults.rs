@@ -76,6 +76,19 @@ pub enum Operation {
     Pools,
 }
 
+impl Operation {
+    /// False for what is done without libvirtd, which may be away then: images, transfers, shared storage, the network.
+    pub(super) fn needs_libvirt(self) -> bool {
+        use Operation as O;
+        let images =
+            [O::InspectDisk, O::ListFiles, O::Overlay, O::Compact, O::Replace, O::SetAside, O::PutBack, O::RemoveFile, O::ResizeImage];
+        let merges = [O::Merge, O::Unmerge, O::Settle, O::Rebase, O::Persist];
+        let transfers = [O::Fetch, O::Install, O::Discard, O::Upload, O::FetchMedia, O::DiscardMedia];
+        let others = [O::LoadShared, O::SaveShared, O::EraseShared, O::Claim, O::SetClaim, O::Bridge, O::Neighbours];
+        ![&images[..], &merges, &transfers, &others].iter().any(|group| group.contains(&self))
+    }
+}
+
 /// Whether a failing operation was carried out all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
