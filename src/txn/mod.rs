@@ -7,7 +7,7 @@
 //!
 //! `engine` hands out sessions and deadlines; `audit` notes what was changed and for whom; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
-//! `guard` watches over guests of shared pools; `held` over those whose disk is full;
+//! `guard` watches over guests of shared pools; `held` over those whose disk is full; `thaws` over those that a snapshot has frozen;
 //! `transfer` carries disks from and to image servers; `recovery` finishes or takes back what a crash left half done.
 //!
 //! What a transaction is about to do is written to the journal ([`crate::store::journal`]) before it is done, as `undo`'s steps, which are data; that
@@ -31,6 +31,7 @@ mod session;
 mod setting;
 #[cfg(test)]
 mod testing;
+pub mod thaws;
 mod transfer;
 mod undo;
 pub mod usage;

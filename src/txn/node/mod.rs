@@ -21,6 +21,7 @@ use crate::proto::message::{Key, Message, MessageId};
 use crate::store::{DataFile, Store};
 
 use super::held::Held;
+use super::thaws::Thaws;
 use super::usage::UsageCache;
 use super::{Failure, Outbox};
 
@@ -94,6 +95,8 @@ pub struct Node {
     pub usage: Arc<UsageCache>,
     /// Guests that QEMU holds.
     pub held: Held,
+    /// Guests whose file systems may be frozen.
+    pub thaws: Thaws,
     /// Counters.
     pub counters: Counters,
     /// Log lines that a peer can trigger.
@@ -125,6 +128,7 @@ impl Node {
             taken,
             usage,
             held: Held::default(),
+            thaws: Thaws::default(),
             counters,
             warnings,
             settings,

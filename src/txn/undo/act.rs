@@ -9,7 +9,7 @@ use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::handlers::change_address_pool::apply;
 use crate::txn::handlers::{modify_auth, remains};
-use crate::txn::{Failure, Node};
+use crate::txn::{thaws, Failure, Node};
 
 /// What a guest's entry is in.
 const ALL: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
@@ -97,11 +97,17 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
         Step::Merged { path } => drop(there(disks.settle(path).await)?),
         // No image beside the disk: it is in its place already.
         Step::Install { disk } => drop(there(node.host.images.install(disk).await)?),
-        Step::Switch { guest, images } => match hypervisor.switch_disks(*guest, images).await {
+        Step::Switch { guest, images } => match hypervisor.switch_disks(*guest, images, false).await {
             // When it is started it uses them.
             Err(_) if !runs(node, *guest).await? => {}
             other => drop(other?),
         },
+        Step::Thaw { guest } => {
+            if let Err(failure) = thaws::thaw(node, *guest).await {
+                tracing::warn!("{step} stay for now: {failure}");
+                node.thaws.owe(*guest);
+            }
+        }
         Step::Initialized { guest, initialized } => {
             let known = node.books.lock().update(*guest, |config| config.initialized = *initialized);
             saved(node, known, &[DataFile::Instance]).await?;
