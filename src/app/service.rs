@@ -221,6 +221,7 @@ impl Service {
             DomainEvent::Invalid { link, id, from, reason } => self.engine.invalid(link, id, from, &reason),
             DomainEvent::Left { reason, .. } => {
                 tracing::warn!("lost the Core, looking for it: {reason}");
+                self.engine.left();
                 notify::status("looking for a Core");
             }
             DomainEvent::Joined { core_name, core_address, local_address, .. } => {
