@@ -79,6 +79,8 @@ pub(in crate::txn) enum Step {
     Install { disk: String },
     /// QEMU goes on with other images, as (present, new) paths.
     Switch { guest: GuestId, images: Vec<(String, String)> },
+    /// File systems of a running guest are thawed.
+    Thaw { guest: GuestId },
     /// A disk of a running guest grows, and the books say so when it has.
     Grown { guest: GuestId, index: usize, path: String, capacity: u64 },
     /// Media that a guest was started with, and the books say so when it was.
@@ -173,6 +175,7 @@ impl fmt::Display for Step {
             Self::Merged { path } => write!(f, "what {path} was before a merge"),
             Self::Install { disk } => write!(f, "the new image of {disk}"),
             Self::Switch { guest, .. } => write!(f, "the new images of the running guest {guest}"),
+            Self::Thaw { guest } => write!(f, "frozen file systems of guest {guest}"),
             Self::Grown { guest, index, .. } => write!(f, "new size of disk {index} of guest {guest} in data/"),
             Self::Started { guest, media } => write!(f, "media {} of guest {guest} in data/", media.id),
             Self::Delete { guest, .. } => write!(f, "rest of guest {guest}, which is being deleted"),
