@@ -100,13 +100,12 @@ pub(in crate::txn) enum Step {
 impl Step {
     /// As a record holds it.
     pub(super) fn written(&self) -> Result<journal::Step, Failure> {
-        let data = serde_json::to_value(self).map_err(|error| Failure::Internal(format!("{self} can't be announced: {error}")))?;
-        Ok(journal::Step { about: self.to_string(), data })
+        journal::Step::new(self.to_string(), self).map_err(|error| Failure::Internal(format!("{self} can't be announced: {error}")))
     }
 
     /// From a record. One of another version may hold steps that this one does not know.
     pub(super) fn read(step: &journal::Step) -> Result<Self, Failure> {
-        serde_json::from_value(step.data.clone())
+        step.data()
             .map_err(|error| Failure::refused(format!("the journal's step '{}' is of another version of the cell: {error}", step.about)))
     }
 
@@ -189,3 +188,5 @@ impl fmt::Display for Step {
         }
     }
 }
+#[cfg(test)]
+mod tests;
