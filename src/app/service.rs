@@ -28,7 +28,7 @@ use crate::store::{DataFile, Identity, Notice, RunMarker, Store};
 use crate::txn::audit::{Asker, AuditLog, Record};
 use crate::txn::monitor::Monitor;
 use crate::txn::node::{Books, Load, NodeSettings};
-use crate::txn::{guard, held, recovery, Engine, Node, Outbox};
+use crate::txn::{guard, held, recovery, thaws, Engine, Node, Outbox};
 use crate::{config, host};
 
 /// How long a start waits for a Core before it says that none has answered yet.
@@ -179,6 +179,7 @@ impl Service {
             Ok::<(), String>(())
         });
         tasks.spawn("the watch over full disks", held::keep(node.clone()));
+        tasks.spawn("the thawing of file systems", thaws::keep(node.clone()));
         tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
@@ -225,6 +226,7 @@ impl Service {
             DomainEvent::Invalid { link, id, from, reason } => self.engine.invalid(link, id, from, &reason),
             DomainEvent::Left { reason, .. } => {
                 tracing::warn!("lost the Core, looking for it: {reason}");
+                self.engine.left();
                 notify::status("looking for a Core");
             }
             DomainEvent::Joined { core_name, core_address, local_address, .. } => {
@@ -389,6 +391,6 @@ fn status(node: &Node, link: &LinkStatus, started: &Started, since: Instant) -> 
         requests: node.count(&node.counters.received),
         failed_requests: node.count(&node.counters.failed),
         late_requests: node.count(&node.counters.expired),
-        held_guests: node.held.lines(),
+        held_guests: [node.held.lines(), node.thaws.lines()].concat(),
     }
 }

@@ -26,7 +26,7 @@ use super::handlers::remains;
 use super::node::jobs::Job;
 use super::undo::{resolve, Resolved, Silent};
 use super::volumes::live;
-use super::{audit, Failure, Node};
+use super::{audit, missed, Failure, Node};
 use crate::model::{GuestId, VolumeGroup};
 use crate::store::journal::{Course, Intent, OpenRecord};
 use crate::store::DataFile;
@@ -157,6 +157,7 @@ async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
     let group: VolumeGroup = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
     remains::delete_volumes(node, id, &group).await?;
     node.books.lock().remove(id);
+    node.missed.keep(missed::not_created(id, "its creation broke off, and was taken back"));
     node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await
 }
 

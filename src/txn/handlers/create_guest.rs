@@ -23,7 +23,7 @@ use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::carry;
 use crate::txn::undo::{is_unsettled, settle_pool, Step, Undo};
 use crate::txn::volumes::file_prefix;
-use crate::txn::{secrets, Context, Failure, Node};
+use crate::txn::{missed, secrets, Context, Failure, Node};
 
 const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
 
@@ -84,13 +84,10 @@ async fn hold_layout(context: &Context) -> Result<RwLockReadGuard<'_, ()>, Failu
 /// Tells the Core that the guest is gone, which strikes it from its books either way (§13.6).
 fn tell_failed(context: &Context, id: GuestId, failure: &Failure) {
     match failure.stopped() {
-        Some(StopReason::Deletion) => context.guest_event(MessageId::GUEST_DELETED_EVENT, id),
+        Some(StopReason::Deletion) => context.announce_end(missed::deleted(id)),
         // It lives on elsewhere, and the Core knows.
         Some(StopReason::Moved) => {}
-        Some(StopReason::Shutdown) | None => {
-            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
-            context.event(event.string(Key::Instance, id.to_string()));
-        }
+        Some(StopReason::Shutdown) | None => context.announce_end(missed::not_created(id, &failure.to_string())),
     }
 }
 

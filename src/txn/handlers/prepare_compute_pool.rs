@@ -27,6 +27,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
         ready(context.success(), books.guests.values().collect())
     };
     tracing::info!(pool, guests = answer.uint_params.get(&Key::Count), "joined the compute pool");
+    context.node.missed.lead().await;
     let answered = context.respond(answer);
     shared_storage::start_after_boot(&context).await;
     answered

@@ -23,6 +23,8 @@ use crate::store::{DataFile, Store};
 
 use super::audit::AuditLog;
 use super::held::Held;
+use super::missed::Missed;
+use super::thaws::Thaws;
 use super::usage::UsageCache;
 use super::{Failure, Outbox};
 
@@ -100,6 +102,10 @@ pub struct Node {
     pub usage: Arc<UsageCache>,
     /// Guests that QEMU holds.
     pub held: Held,
+    /// Guests whose file systems may be frozen.
+    pub thaws: Thaws,
+    /// Ends of guests that the Core may not have heard of.
+    pub missed: Missed,
     /// Counters.
     pub counters: Counters,
     /// Log lines that a peer can trigger.
@@ -135,6 +141,8 @@ impl Node {
             taken,
             usage,
             held: Held::default(),
+            thaws: Thaws::default(),
+            missed: Missed::default(),
             counters,
             warnings,
             trail: OnceLock::new(),
@@ -181,6 +189,12 @@ impl Node {
         if power != PowerState::Running {
             self.drop_media(id, session);
         }
+    }
+
+    /// Tells the Core that a guest is gone: now, and when there is a link again if it can't hear it now.
+    pub(in crate::txn) fn announce_end(&self, event: Message) {
+        self.missed.keep(event.clone());
+        self.outbox.send(None, event);
     }
 
     /// A guest's drive is empty now, whoever emptied it; tells the Core when there were media in it.

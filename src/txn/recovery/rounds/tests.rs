@@ -124,8 +124,9 @@ async fn an_older_address_pool_never_follows_a_newer_one() {
     rig.disk.refuse(None);
     assert_eq!(open(&rig), 1);
     rig.tell(gateway("10.0.0.9")).await;
-    rig.monitor.take(back()).await;
-    rig.monitor.rest().await;
+    let mut rounds = Rounds::new(rig.node.clone());
+    rounds.begin();
+    rest(&mut rounds).await;
     assert_eq!((open(&rig), rig.node.books.lock().network.gateway.as_str()), (0, "10.0.0.9"));
     assert!(rig.files()["network.data"].contains("10.0.0.9"));
 }

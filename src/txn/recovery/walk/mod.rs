@@ -287,7 +287,7 @@ macro_rules! walks {
 walks! {
     guests: ["create", "create on a shared pool", "clone", "delete", "delete on a shared pool", "reset"];
     disks: ["grow", "grow while it runs", "shrink"];
-    snapshots: ["snapshot", "live snapshot", "restore", "delete a leaf", "delete and merge the current disks", "delete and merge a snapshot"];
+    snapshots: ["snapshot", "live snapshot", "live snapshot of frozen file systems", "restore", "delete a leaf", "delete and merge the current disks", "delete and merge a snapshot"];
     moves: ["attach", "failover", "detach", "purge"];
     settings: ["memory", "name", "disk limits", "automatic start", "rule", "monitor password", "account"];
     media: ["insert", "eject", "start with media"];
