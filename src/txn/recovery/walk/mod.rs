@@ -9,15 +9,15 @@ use std::future::pending;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::host::sim::SimShare;
 use crate::model::GuestId;
 use crate::proto::message::{Message, MessageId};
 use crate::store::testing::Refusal;
-use crate::txn::guard;
 use crate::txn::testing::pair::{detach_request, migrate_request, ready_request, POOL};
 use crate::txn::testing::{Remains, Rig};
+use crate::txn::{guard, thaws};
 use scenarios::{Build, SCENARIOS};
 use state::{check_consistent, View};
 
@@ -103,6 +103,8 @@ impl Stage {
         for pool in pools {
             guard::look(&rig.node, &pool, true).await;
         }
+        // It goes on for ever; what is owed is done by then.
+        let _ = timeout(MOMENT * 60, thaws::keep(rig.node.clone())).await;
         self.hear_core().await;
     }
 }
