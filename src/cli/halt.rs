@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::stop::{self, Ended};
 use super::{term, Exit};
+use crate::process::systemd::Unit;
 use crate::process::Home;
 
 /// The kernel needs no longer, unless the process hangs in a device.
@@ -14,6 +15,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) fn halt(home: &Home) -> Exit {
     match stop::end(home, Signal::SIGKILL, LIMIT) {
         Ok(Ended::Now(pid)) => {
+            // systemd takes this end for a failure and would start it again.
+            if Unit::of(home).is_some_and(|unit| unit.active) {
+                if let Err(error) = Unit::stop() {
+                    term::fail(&error);
+                    return Exit::Failure;
+                }
+            }
             term::say(format_args!("cell killed (pid {pid}); guests go on running"));
             Exit::Success
         }
