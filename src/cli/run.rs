@@ -8,23 +8,25 @@ use super::service::{self, Service};
 use super::{start, term, Exit};
 use crate::app::Started;
 use crate::config;
-use crate::process::pidfile::InstanceLock;
+use crate::process::pidfile::{InstanceLock, PidfileError};
 use crate::process::{error_chain, notify, one_line, Home};
 
 pub(super) fn run(home: &Home, options: &RunOptions, service: Service) -> Exit {
     if let Err(error) = home.prepare() {
-        return refuse(&error);
+        return refuse(Exit::Config, &error);
     }
     let lock = match InstanceLock::acquire(home) {
         Ok(lock) => lock,
         Err(error) => {
-            // For `start` one that runs is success; here the caller wanted this process to be the service, and trying again won't make it so.
-            return refuse(&error);
+            // For `start` one that runs is success; here the caller wanted this process to be the service, and trying again won't make it so. A
+            // full disk is another matter.
+            let exit = if matches!(error, PidfileError::Running(_)) { Exit::Config } else { Exit::Failure };
+            return refuse(exit, &error);
         }
     };
     let mut prepared = match service::prepare(home) {
         Ok(prepared) => prepared,
-        Err(error) => return refuse(&*error),
+        Err(error) => return refuse(Exit::Config, &*error),
     };
     if let Some(level) = &options.log_level {
         match config::log_filter(level) {
@@ -50,11 +52,11 @@ pub(super) fn run(home: &Home, options: &RunOptions, service: Service) -> Exit {
     }
 }
 
-/// The home or its configuration can't be used.
-fn refuse(error: &(dyn Error + 'static)) -> Exit {
+/// Tells both, who typed this and systemd, why the service was not begun.
+fn refuse(exit: Exit, error: &(dyn Error + 'static)) -> Exit {
     notify::status(&one_line(&error_chain(error)));
     term::fail(error);
-    Exit::Config
+    exit
 }
 
 fn ready(started: &Started) {

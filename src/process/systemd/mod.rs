@@ -78,6 +78,10 @@ impl Unit {
             return None;
         }
         let start = ExecStart::read(value("ExecStart")?)?;
+        // A unit around `cell start` calls us: it must not be called in turn.
+        if !start.arguments.iter().any(|argument| argument == "run") {
+            return None;
+        }
         if !same(&start.program, program) || !same(&start.home(value("Environment").unwrap_or_default())?, home) {
             return None;
         }

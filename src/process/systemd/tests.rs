@@ -45,7 +45,9 @@ fn what_is_not_ours_is_left_alone() {
     let strangers = [
         shown("active", "7", "/usr/bin/cellular run", ""),
         shown("active", "7", "/nowhere/cell/cell run", "CELL_HOME=/elsewhere"),
-        shown("active", "7", "/nowhere/cell/cell --home", ""),
+        shown("active", "7", "/nowhere/cell/cell run --home", ""),
+        // it would wait for itself
+        shown("activating", "7", "/nowhere/cell/cell start", ""),
         // masked or not installed
         "MainPID=0\nLoadState=masked\nActiveState=inactive\n".into(),
         "ExecStart=\nMainPID=0\nEnvironment=\nLoadState=not-found\nActiveState=inactive\n".into(),
