@@ -31,11 +31,15 @@ impl SimHost {
     ) -> Result<T> {
         let process = self.process();
         process.point().await;
-        let (fault, latency, deadline) = {
+        let (fault, leaves, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
-            (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
+            (plan.begin(operation), plan.leaves(), plan.latency.get(&operation).copied(), plan.deadline)
         };
-        if !self.inner.world.lock().connected() {
+        if leaves {
+            self.disconnect("libvirtd has died");
+        }
+        let needs_libvirt = operation.needs_libvirt();
+        if needs_libvirt && !self.inner.world.lock().connected() {
             return Err(HostError::new(ErrorKind::Unavailable, format!("{operation:?}: not connected to the simulated host")));
         }
         let wait = async {
@@ -54,7 +58,7 @@ impl SimHost {
         }
         let result = {
             let mut world = self.inner.world.lock();
-            if !world.connected() {
+            if needs_libvirt && !world.connected() {
                 return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
             }
             world.act(act)

@@ -216,14 +216,10 @@ impl Journal {
         self.shared.open.lock().get(&number).cloned()
     }
 
-    /// Open records about one of these guests, or about none where none is given, on which nobody works, in their order.
-    pub fn left(&self, guests: &[GuestId]) -> Vec<u64> {
+    /// Open records of this kind on which nobody works, in their order.
+    pub fn left(&self, which: impl Fn(&Intent) -> bool) -> Vec<u64> {
         let open = self.shared.open.lock();
-        let about = |intent: &Intent| match guests {
-            [] => intent.guests.is_empty(),
-            guests => intent.guests.iter().any(|guest| guests.contains(guest)),
-        };
-        open.values().filter(|record| !record.running && about(&record.intent)).map(|record| record.number).collect()
+        open.values().filter(|record| !record.running && which(&record.intent)).map(|record| record.number).collect()
     }
 
     /// Takes an open record on which nobody works; none when there is no such record.

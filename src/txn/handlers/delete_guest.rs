@@ -42,7 +42,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     }
     undo.end();
     // What earlier changes of it had left is gone with it.
-    for number in node.store.journal().left(&[id]) {
+    for number in node.store.journal().left(|intent| intent.guests.contains(&id)) {
         node.store.journal().end(number);
     }
     let answered = context.respond(context.success());

@@ -8,6 +8,7 @@ pub mod mailboxes;
 pub mod transfers;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -84,6 +85,10 @@ pub struct Node {
     pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
+    /// Held while the address pool is changed.
+    pub addressing: tokio::sync::Mutex<()>,
+    /// Guests in which the deletion of a snapshot may have broken off while they ran.
+    pub(in crate::txn) broken_merges: Mutex<BTreeSet<GuestId>>,
     /// Guests whose arrival was completed after a crash, and that are to be started when the Core has spoken.
     pub arrived: Mutex<Vec<GuestId>>,
     /// Transactions that wait for a further message.
@@ -125,6 +130,8 @@ impl Node {
             media_files: Arc::default(),
             media_left: AtomicBool::new(false),
             layout: RwLock::new(()),
+            addressing: tokio::sync::Mutex::default(),
+            broken_merges: Mutex::default(),
             arrived: Mutex::default(),
             mailboxes,
             copies,

@@ -125,7 +125,9 @@ impl Step {
             Self::Copy { directory, .. } | Self::Arrive { directory, .. } => Some(Place::File(directory)),
             Self::Volume { pool, .. } => Some(Place::Pool(pool)),
             Self::Delete { group, .. } => Some(Place::Pool(&group.system.pool)),
-            Self::Pool { name } | Self::SharedPool { name, .. } | Self::DropPool { name } => Some(Place::Pool(name)),
+            Self::Pool { name } | Self::LocalPool { name, .. } | Self::SharedPool { name, .. } | Self::DropPool { name } => {
+                Some(Place::Pool(name))
+            }
             Self::Undefined { config } => Some(Place::Pool(&config.storage_pool)),
             _ => None,
         }

@@ -21,6 +21,8 @@ const ATTEMPTS: usize = 3;
 pub(super) struct Arrival {
     guest: SharedGuest,
     directory: String,
+    /// That of its claim when it was looked at.
+    generation: Option<u64>,
     job: JobGuard,
 }
 
@@ -41,6 +43,7 @@ impl Arrival {
         }
         let found = node.host.shared.load(&pool.target, id).await?;
         let guest = adapt(found, pool, &node.settings.bridge)?;
+        let generation = node.host.shared.claim(&pool.target, id).await?.map(|claim| claim.generation);
         match node.host.hypervisor.domain(id).await {
             Ok(domain) if domain.power == PowerState::Running => {
                 return Err(Failure::refused(format!(
@@ -57,31 +60,32 @@ impl Arrival {
         let planned = undo.plan(vec![Step::Reservation { guest: id }, Step::Domain { guest: id }]).await;
         planned.inspect_err(|_| node.books.lock().cancel(id))?;
         node.host.hypervisor.define(&config).await?;
-        Ok(Self { guest: SharedGuest { config, ..guest }, directory: pool.target.clone(), job })
+        Ok(Self { guest: SharedGuest { config, ..guest }, directory: pool.target.clone(), generation, job })
     }
 
     /// What is left to be done once the guest is ours.
     pub(super) async fn rest(&self, context: &Context) -> Step {
         let SharedGuest { config, volumes } = &self.guest;
-        let claim = context.node.host.shared.claim(&self.directory, config.id).await.ok().flatten();
+        let claim = context.node.host.shared.claim(&self.directory, config.id).await;
         Step::Arrive {
             config: Box::new(config.clone()),
             group: Box::new(volumes.clone()),
             directory: self.directory.clone(),
-            generation: claim.map(|claim| claim.generation),
+            // One that can't be read now is taken to be as it was.
+            generation: claim.map_or(self.generation, |claim| claim.map(|claim| claim.generation)),
         }
     }
 
-    /// The guest is ours, whatever happens: the Core says so. False when that could not be written down.
+    /// The guest is ours, whatever happens: the Core says so. False when that could not be written down here and in its claim: that has to follow.
     pub(super) async fn enter(self, context: &Context) -> (Moved, bool) {
         let node = &context.node;
         let SharedGuest { config, volumes } = self.guest;
         let (id, monitor_port, auto_start) = (config.id, config.monitor_port, config.auto_start);
-        let mut ran = false;
+        let (mut ran, mut claimed) = (false, false);
         for attempt in 1..=ATTEMPTS {
             match node.take_claim(&self.directory, id).await {
                 Ok(running) => {
-                    ran = running;
+                    (ran, claimed) = (running, true);
                     break;
                 }
                 Err(failure) if attempt == ATTEMPTS => {
@@ -98,7 +102,7 @@ impl Arrival {
         }
         tracing::info!(guest = %id, "it is on this cell now");
         drop(self.job);
-        (Moved { id, monitor_port, starts: auto_start || ran }, saved.is_ok())
+        (Moved { id, monitor_port, starts: auto_start || ran }, claimed && saved.is_ok())
     }
 }
 
