@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::guests_net;
@@ -78,10 +78,13 @@ impl Outbox for DomainOutbox {
 struct AuditTrail(Trail);
 
 impl AuditLog for AuditTrail {
-    fn note(&self, record: &Record) {
+    fn note(&self, record: &Record) -> oneshot::Receiver<()> {
         match serde_json::to_string(record) {
             Ok(line) => self.0.write(line),
-            Err(error) => tracing::error!("a record of the audit trail can't be written: {error}"),
+            Err(error) => {
+                tracing::error!("a record of the audit trail can't be written: {error}");
+                oneshot::channel().1
+            }
         }
     }
 }
@@ -148,6 +151,9 @@ impl Service {
         let node_settings = NodeSettings { bridge: settings.cell.bridge.clone(), name: name.clone(), pools_dir };
         let node = Node::new(host, books.clone(), opened.store, outbox, node_settings);
         let node = Arc::new(node);
+        let trail: Arc<dyn AuditLog> = Arc::new(AuditTrail(trail));
+        // Nobody has set it before.
+        let _ = node.trail.set(trail.clone());
         let stop_writing = CancellationToken::new();
         let mut tasks = Supervisor::default();
         tasks.spawn(WRITER, opened.writer.run(books, stop_writing.clone()));
@@ -177,7 +183,7 @@ impl Service {
         tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
-        let engine = Engine::new(node.clone(), settings.domain.timeout).audited(Arc::new(AuditTrail(trail)));
+        let engine = Engine::new(node.clone(), settings.domain.timeout).audited(trail);
         let (engine_probe, questions) = Questions::new(ENGINE);
         let probes = vec![engine_probe, health::driver(&domain), health::writer(&node.store)];
         tasks.spawn("the watch over the service's health", async move {

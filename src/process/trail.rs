@@ -4,18 +4,21 @@
 //! the next lines, which go into a new one. Writing never holds up the caller: a thread of its own does it. Where the disk is full or too slow, lines wait, as
 //! many as there is room for; those that are lost then are told in the log, and in the trail itself once it can be written again. Dropping the handle
 //! writes what waits.
+//!
+//! What is written survives the end of the process at once, and a power cut a second later: so often it is brought to the disk, many lines at a time.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{Local, SecondsFormat};
+use tokio::sync::oneshot;
 
 /// For the user that the service runs as alone: it tells who did what to whose guest.
 const MODE: u32 = 0o600;
@@ -26,10 +29,19 @@ const QUEUE: usize = 4096;
 /// Between two attempts while the disk takes nothing.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// From a line until it is brought to the disk, with those that came meanwhile.
+const SYNC: Duration = Duration::from_secs(1);
+
+/// A line, and who waits until it is written.
+struct Line {
+    text: String,
+    written: oneshot::Sender<()>,
+}
+
 /// Takes lines.
 #[derive(Debug)]
 pub struct Trail {
-    queue: Option<SyncSender<String>>,
+    queue: Option<SyncSender<Line>>,
     lost: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
 }
@@ -42,19 +54,29 @@ impl Trail {
     pub fn open(path: &Path) -> io::Result<Self> {
         let (queue, lines) = mpsc::sync_channel(QUEUE);
         let lost = Arc::<AtomicU64>::default();
-        let mut writer =
-            Writer { path: path.to_owned(), file: None, waiting: Vec::new(), lost: lost.clone(), is_torn: false, complaint: None };
+        let mut writer = Writer {
+            path: path.to_owned(),
+            file: None,
+            waiting: Vec::new(),
+            lost: lost.clone(),
+            is_torn: false,
+            complaint: None,
+            unsynced: None,
+        };
         writer.write_out();
         let writer = std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(&lines))?;
         Ok(Self { queue: Some(queue), lost, writer: Some(writer) })
     }
 
-    /// Has a line written, which ends without a newline; returns at once.
-    pub fn write(&self, line: String) {
-        let Some(queue) = &self.queue else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(line) {
+    /// Has a line written, which ends without a newline; returns at once. What it gives tells when the line survives the end of the process, and ends without a
+    /// word when it never will.
+    pub fn write(&self, text: String) -> oneshot::Receiver<()> {
+        let (written, told) = oneshot::channel();
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Line { text, written }).is_ok());
+        if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+        told
     }
 }
 
@@ -72,32 +94,47 @@ struct Writer {
     path: PathBuf,
     file: Option<File>,
     /// Lines that the disk did not take yet.
-    waiting: Vec<String>,
+    waiting: Vec<Line>,
     /// Lines that never will be written, and are not told in the file yet.
     lost: Arc<AtomicU64>,
     /// The last write stopped somewhere inside a line.
     is_torn: bool,
     complaint: Option<String>,
+    /// When the first line was written that may not be on the disk yet.
+    unsynced: Option<Instant>,
 }
 
 impl Writer {
-    fn run(mut self, lines: &Receiver<String>) {
+    fn run(mut self, lines: &Receiver<Line>) {
         loop {
-            match lines.recv_timeout(RETRY) {
+            let pause = self.unsynced.map_or(RETRY, |since| SYNC.saturating_sub(since.elapsed()));
+            match lines.recv_timeout(pause) {
                 Ok(line) => self.take(std::iter::once(line).chain(lines.try_iter())),
-                Err(RecvTimeoutError::Timeout) if self.waiting.is_empty() => continue,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.write_out();
+            if !self.waiting.is_empty() {
+                self.write_out();
+            }
+            if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC) {
+                self.sync();
+            }
         }
         self.write_out();
+        self.sync();
         if !self.waiting.is_empty() {
             tracing::error!("{} lines of {} could not be written", self.waiting.len(), self.path.display());
         }
     }
 
-    fn take(&mut self, lines: impl Iterator<Item = String>) {
+    /// Brings to the disk what was written.
+    fn sync(&mut self) {
+        if let (Some(_), Some(Err(error))) = (self.unsynced.take(), self.file.as_ref().map(File::sync_data)) {
+            tracing::error!("the audit trail {} can't be brought to the disk: {error}", self.path.display());
+        }
+    }
+
+    fn take(&mut self, lines: impl Iterator<Item = Line>) {
         for line in lines {
             if self.waiting.len() < QUEUE {
                 self.waiting.push(line);
@@ -137,11 +174,17 @@ impl Writer {
         }
         let mut written = 0;
         let result = self.waiting.iter().try_for_each(|line| {
-            append(file, &mut self.is_torn, line)?;
+            append(file, &mut self.is_torn, &line.text)?;
             written += 1;
             Ok(())
         });
-        self.waiting.drain(..written);
+        if written > 0 {
+            self.unsynced.get_or_insert_with(Instant::now);
+        }
+        for line in self.waiting.drain(..written) {
+            // Nobody may wait any more.
+            let _ = line.written.send(());
+        }
         result
     }
 
@@ -155,6 +198,7 @@ impl Writer {
             _ => false,
         };
         if !same {
+            self.sync();
             self.file = None;
             self.file = Some(OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path)?);
             self.is_torn = false;
@@ -196,7 +240,7 @@ mod tests {
         let path = scratch.path().join("audit.log");
         for run in 0..2 {
             let trail = Trail::open(&path).unwrap();
-            (0..1000).for_each(|number| trail.write(format!("{run} {number}")));
+            (0..1000).for_each(|number| drop(trail.write(format!("{run} {number}"))));
             drop(trail);
         }
         let wanted: Vec<String> = (0..2).flat_map(|run| (0..1000).map(move |number| format!("{run} {number}"))).collect();
@@ -205,14 +249,33 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_is_told_when_the_line_is_in_the_file_and_never_while_the_disk_is_full() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("audit.log");
+        let trail = Trail::open(&path).unwrap();
+        for number in 0..3 {
+            trail.write(number.to_string()).blocking_recv().unwrap();
+            assert_eq!(lines(&path).len(), number + 1);
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let mut told = trail.write("full".into());
+        wait_until("the line waits", || trail.write("next".into()).try_recv().is_err());
+        assert_eq!(told.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        std::fs::remove_file(&path).unwrap();
+        told.blocking_recv().unwrap();
+        assert!(lines(&path).contains(&"full".to_owned()));
+    }
+
+    #[test]
     fn a_file_that_was_moved_away_is_left_alone_and_a_new_one_begun() {
         let scratch = tempfile::tempdir().unwrap();
         let (path, moved) = (scratch.path().join("audit.log"), scratch.path().join("audit.log.1"));
         let trail = Trail::open(&path).unwrap();
-        trail.write("before".into());
+        drop(trail.write("before".into()));
         wait_until("the first line is written", || lines(&path) == ["before"]);
         std::fs::rename(&path, &moved).unwrap();
-        trail.write("after".into());
+        drop(trail.write("after".into()));
         drop(trail);
         assert_eq!((lines(&moved), lines(&path)), (vec!["before".to_owned()], vec!["after".to_owned()]));
     }
@@ -228,7 +291,7 @@ mod tests {
         let mut count = 0;
         wait_until("lines are lost", || {
             lost.load(Ordering::Relaxed) > 0 || {
-                trail.write("line".into());
+                drop(trail.write("line".into()));
                 false
             }
         });

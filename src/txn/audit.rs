@@ -2,28 +2,37 @@
 //!
 //! Contract: each transaction that changed something gives one record, and so does each one that would have destroyed something and was refused or
 //! failed, or that left something half done. A request that concerns all guests names each of them with what was done to it. Secrets never get into a
-//! record. Where records go is [`AuditLog`]'s business; it never holds up a transaction.
+//! record. Where records go is [`AuditLog`]'s business; it never holds up an answer.
+//!
+//! A change that is in the journal stays there until its record survives the end of the process, so a process that dies loses none: what it leaves is
+//! completed or taken back, and that gives a record of its own, without the name of a Core. In the moment between the two there may be both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{Local, SecondsFormat};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{timeout, Instant};
 
 use super::failure::bounded;
 use super::handlers::Entry;
 use super::{Context, Failure, Node};
 use crate::model::{GuestId, SessionId};
 use crate::proto::message::{Key, Message, MessageId};
+use crate::store::journal::{Course, OpenRecord};
 
 /// Takes the records.
 pub trait AuditLog: Send + Sync {
-    /// Notes one record; returns at once.
-    fn note(&self, record: &Record);
+    /// Notes one record; returns at once. What it gives tells when the record survives the end of the process.
+    fn note(&self, record: &Record) -> oneshot::Receiver<()>;
 }
+
+/// How long a transaction's record in the journal is kept for an audit trail that can't be written.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Requests after which something is gone that cannot be had back.
 const DESTRUCTIVE: &[MessageId] = &[
@@ -178,7 +187,7 @@ impl Audit {
     /// A request that never became a transaction.
     pub(super) fn refused(&self, request: &Message, reason: &str) {
         let Some(log) = self.log.as_ref().filter(|_| DESTRUCTIVE.contains(&request.id)) else { return };
-        log.note(&record(request, self.core.clone(), None, (Outcome::Refused, Some(bounded(reason).into_owned()))));
+        drop(log.note(&record(request, self.core.clone(), None, (Outcome::Refused, Some(bounded(reason).into_owned())))));
     }
 }
 
@@ -192,7 +201,8 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn end(self, context: &Context, outcome: &Result<(), Failure>) {
+    /// Returns when the record, if there is one, survives the end of the process.
+    pub(super) async fn end(self, context: &Context, outcome: &Result<(), Failure>) {
         let Some(log) = self.log else { return };
         let request = &context.request;
         let ended = match outcome {
@@ -212,13 +222,52 @@ impl Pending {
             let done = |id| if left.contains(&id) { "kept" } else { "removed" };
             record.guests = Some(self.concerned.into_iter().map(|(id, name)| Concerned { id, name, done: done(id) }).collect());
         }
-        log.note(&record);
+        let _ = timeout(PATIENCE, log.note(&record)).await;
     }
+}
+
+/// What an earlier run, or an earlier request, had begun was completed or taken back; nobody has asked for that.
+pub(super) fn cleaned_up(node: &Node, record: &OpenRecord, course: Course) {
+    let Some(log) = node.trail.get() else { return };
+    let OpenRecord { since, intent, .. } = record;
+    let (outcome, what) = match course {
+        Course::Forward => (Outcome::Done, "completed"),
+        Course::Back => (Outcome::Failed, "taken back"),
+    };
+    let (guest, several) = match intent.guests.as_slice() {
+        [guest] => (Some(*guest), None),
+        [] => (None, None),
+        guests => (None, Some(guests)),
+    };
+    let name = |id: GuestId| guest_name(node, id).unwrap_or_default();
+    let concerned = |id: &GuestId| {
+        let done = if node.books.guest(*id).is_ok() { "kept" } else { "removed" };
+        Concerned { id: *id, name: name(*id), done }
+    };
+    drop(log.note(&Record {
+        time: now(),
+        transaction: None,
+        // Without the number that the log shows behind the name.
+        message: intent.what.split(" (").next().unwrap_or_default().to_owned(),
+        core: None,
+        core_session: 0,
+        guest: guest.map(|id| id.to_string()),
+        guest_name: guest.map(name).filter(|name| !name.is_empty()),
+        parameters: Map::new(),
+        outcome,
+        reason: Some(format!("it was begun at {since} and had broken off; it is {what} now")),
+        duration_ms: 0,
+        guests: several.map(|guests| guests.iter().map(concerned).collect()),
+    }));
+}
+
+fn now() -> String {
+    Local::now().to_rfc3339_opts(SecondsFormat::Millis, false)
 }
 
 fn record(request: &Message, core: Option<Asker>, session: Option<SessionId>, (outcome, reason): (Outcome, Option<String>)) -> Record {
     Record {
-        time: Local::now().to_rfc3339_opts(SecondsFormat::Millis, false),
+        time: now(),
         transaction: session.map(|session| format!("{:08X}", session.0)),
         message: request.id.name().map_or_else(|| request.id.to_string(), str::to_owned),
         core,

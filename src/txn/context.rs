@@ -35,12 +35,23 @@ pub struct Context {
     deadline: Instant,
     answered: AtomicBool,
     records: Mutex<Vec<u64>>,
+    ended: Mutex<Vec<u64>>,
 }
 
 impl Context {
     /// A transaction for `request` that came over connection `link`; `answer` is the id of its answer, if it has one.
     pub fn new(node: Arc<Node>, session: SessionId, link: u64, request: Message, answer: Option<MessageId>, deadline: Instant) -> Self {
-        Self { node, session, request, link, answer, deadline, answered: AtomicBool::new(false), records: Mutex::default() }
+        Self {
+            node,
+            session,
+            request,
+            link,
+            answer,
+            deadline,
+            answered: AtomicBool::new(false),
+            records: Mutex::default(),
+            ended: Mutex::default(),
+        }
     }
 
     /// Typed access to the request's parameters.
@@ -96,6 +107,18 @@ impl Context {
     /// All records that were.
     pub(in crate::txn) fn records(&self) -> Vec<u64> {
         self.records.lock().clone()
+    }
+
+    /// Nothing is left to be done for one of them.
+    pub(in crate::txn) fn ended(&self, number: u64) {
+        self.ended.lock().push(number);
+    }
+
+    /// The transaction is over, and where that is noted it is: records for which nothing is left to be done end.
+    pub(in crate::txn) fn end_records(&self) {
+        for number in self.ended.lock().drain(..) {
+            self.node.store.journal().end(number);
+        }
     }
 
     /// Answers with a failure unless something was answered already; true when this was the answer.

@@ -193,7 +193,8 @@ async fn transact(entry: Entry, context: Arc<Context>, audit: Audit) {
             Err(failure)
         }
     };
-    audit.end(&context, &outcome);
+    audit.end(&context, &outcome).await;
+    context.end_records();
     match outcome {
         Ok(()) if entry.answer.is_none() || context.is_answered() => {
             if entry.changes {

@@ -26,7 +26,7 @@ use super::handlers::remains;
 use super::node::jobs::Job;
 use super::undo::{resolve, Resolved, Silent};
 use super::volumes::live;
-use super::{missed, Failure, Node};
+use super::{audit, missed, Failure, Node};
 use crate::model::{GuestId, VolumeGroup};
 use crate::store::journal::{Course, Intent, OpenRecord};
 use crate::store::DataFile;
@@ -54,7 +54,11 @@ async fn end(node: &Arc<Node>, record: &OpenRecord, silent: &mut Silent) {
     let OpenRecord { intent: Intent { what, guests, .. }, since, .. } = record;
     let guests: Vec<String> = guests.iter().map(ToString::to_string).collect();
     let about = if guests.is_empty() { String::new() } else { format!(" of guest {}", guests.join(", ")) };
-    match resolve(node, record.number, Some(silent)).await {
+    let resolved = resolve(node, record.number, Some(silent)).await;
+    if let Resolved::Done(course) = &resolved {
+        audit::cleaned_up(node, record, *course);
+    }
+    match resolved {
         Resolved::Done(Course::Back) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is taken back"),
         Resolved::Done(Course::Forward) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is completed"),
         Resolved::Left(failure) => {
@@ -136,7 +140,7 @@ fn suspect_merges(node: &Node) {
 }
 
 /// Lets the snapshots go whose deletion has broken off in running guests. Takes as long as QEMU does, which may have much to copy.
-pub(super) async fn complete_merges(node: &Node) {
+pub(super) async fn complete_merges(node: &Arc<Node>) {
     let suspects: Vec<GuestId> = node.broken_merges.lock().iter().copied().collect();
     for id in suspects {
         match live::resume(node, id).await {

@@ -16,10 +16,10 @@ use crate::images::{image_server, source};
 use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
 
 const JOIN: Duration = Duration::from_secs(30);
-const POOL: &str = "/var/lib/libvirt/images/local0";
+pub const POOL: &str = "/var/lib/libvirt/images/local0";
 const MIB: u64 = 1 << 20;
 /// The first byte of the image.
-const FILLED: u8 = 0x5a;
+pub const FILLED: u8 = 0x5a;
 
 /// Of so many places one is walked by default.
 const SHARE: u64 = 14;
@@ -51,16 +51,16 @@ pub struct Stage {
 }
 
 /// What is asked for, and whether it is done, by the books.
-struct Act {
-    name: &'static str,
-    request: Message,
+pub struct Act {
+    pub name: &'static str,
+    pub request: Message,
     /// A success says that it is done, and not only that it goes on.
-    binding: bool,
-    done: Box<dyn Fn(&Stage) -> bool>,
+    pub binding: bool,
+    pub done: Box<dyn Fn(&Stage) -> bool>,
 }
 
 impl Act {
-    fn new(name: &'static str, request: Message, done: impl Fn(&Stage) -> bool + 'static) -> Self {
+    pub fn new(name: &'static str, request: Message, done: impl Fn(&Stage) -> bool + 'static) -> Self {
         Self { name, request, binding: true, done: Box::new(done) }
     }
 }
@@ -118,11 +118,11 @@ impl Stage {
         cell::store::journal::read(&self.cell.home().join("data")).unwrap().is_empty()
     }
 
-    fn book(&self, file: &str) -> Value {
+    pub fn book(&self, file: &str) -> Value {
         serde_json::from_str(&self.cell.file(&format!("data/{file}"))).unwrap()
     }
 
-    fn group(&self, guest: GuestId) -> Value {
+    pub fn group(&self, guest: GuestId) -> Value {
         self.book("storage.data")["groups"][guest.to_string()].clone()
     }
 
@@ -144,7 +144,7 @@ impl Stage {
         self.core.wait(self.core.create_and_wait(&self.cell.name(), &request, PATIENCE)).unwrap_or_else(|error| panic!("{error:?}")).id
     }
 
-    fn done(&self, request: Message) {
+    pub fn done(&self, request: Message) {
         let id = request.id;
         self.core.wait(self.core.request(&self.cell.name(), request)).unwrap_or_else(|error| panic!("{id}: {error}"));
     }
@@ -156,8 +156,18 @@ impl Stage {
         eventually("the guest can be deleted", PATIENCE, || self.core.wait(self.core.request(&name, request())).is_ok());
     }
 
+    /// Fills the image server's image; its size.
+    pub fn make_image(&mut self) -> u64 {
+        let original = self.guest();
+        let system = format!("{POOL}/{original}_sys.qcow2");
+        self.cell.host().run("qemu-io", &["-f", "qcow2", "-c", &format!("write -P {FILLED} 0 512"), &system]);
+        let size = self.core.wait(self.core.create_disk_image(&self.cell.name(), original, &source(0), |_| {})).unwrap();
+        self.remove(original);
+        size
+    }
+
     /// The first byte of the guest's system disk.
-    fn system(&self, guest: GuestId) -> u8 {
+    pub fn system(&self, guest: GuestId) -> u8 {
         let path = format!("{POOL}/{guest}_sys.qcow2");
         let dump = self.cell.host().run("qemu-io", &["-r", "-f", "qcow2", "-c", "read -v 0 512", &path]);
         let byte = dump.strip_prefix("00000000:").and_then(|line| line.split_whitespace().next());
@@ -196,7 +206,7 @@ impl Stage {
         let listed = self.cell.host().run("find", &[POOL, "-maxdepth", "1", "-type", "f"]);
         assert_eq!(listed.lines().map(str::to_owned).collect::<BTreeSet<String>>(), files, "{at}: files");
         for file in &files {
-            self.cell.host().run("qemu-img", &["info", "--backing-chain", file]);
+            self.cell.host().run("qemu-img", &["info", "-U", "--backing-chain", file]);
         }
     }
 
@@ -234,16 +244,26 @@ pub fn about(request: MessageId, guest: GuestId) -> Message {
     Message::new(request).string(Key::Instance, guest.to_string())
 }
 
-fn snapshot(request: MessageId, guest: GuestId, name: &str) -> Message {
+pub fn snapshot(request: MessageId, guest: GuestId, name: &str) -> Message {
     about(request, guest).string(Key::Name, name).string(Key::Description, "")
 }
 
-fn disk(request: MessageId, guest: GuestId) -> Message {
+pub fn disk(request: MessageId, guest: GuestId) -> Message {
     Message::new(request).string(Key::Guest, guest.to_string()).uint(Key::Disk, 0)
 }
 
-fn has_snapshot(guest: GuestId, name: &'static str, wanted: bool) -> impl Fn(&Stage) -> bool {
+pub fn has_snapshot(guest: GuestId, name: &'static str, wanted: bool) -> impl Fn(&Stage) -> bool {
     move |stage| stage.group(guest)["snapshots"].get(name).is_some() == wanted
+}
+
+/// The system of a guest is replaced by the image of this size.
+pub fn reset(guest: GuestId, size: u64) -> Act {
+    let replaced = move |stage: &Stage| match stage.system(guest) {
+        FILLED => true,
+        0 => false,
+        other => panic!("neither the old nor the new system: {other}"),
+    };
+    Act { binding: false, ..Act::new("system reset", reset_system(guest, &source(size)), replaced) }
 }
 
 #[test]
@@ -321,11 +341,7 @@ fn killed_at_its_writes_the_service_leaves_nothing_half_done() {
 fn killed_while_an_image_comes_the_service_leaves_nothing_half_done() {
     let mut stage = Stage::new();
     let (_server, _directory) = image_server(&stage.core);
-    let original = stage.guest();
-    let system = format!("{POOL}/{original}_sys.qcow2");
-    stage.cell.host().run("qemu-io", &["-f", "qcow2", "-c", &format!("write -P {FILLED} 0 512"), &system]);
-    let size = stage.core.wait(stage.core.create_disk_image(&stage.cell.name(), original, &source(0), |_| {})).unwrap();
-    stage.remove(original);
+    let size = stage.make_image();
 
     let mut deaths = stage.walk(SHARE, |stage| {
         let name = stage.next_name();
@@ -344,12 +360,7 @@ fn killed_while_an_image_comes_the_service_leaves_nothing_half_done() {
     });
     deaths += stage.walk(SHORT_SHARE, |stage| {
         let guest = stage.guest();
-        let replaced = move |stage: &Stage| match stage.system(guest) {
-            FILLED => true,
-            0 => false,
-            other => panic!("neither the old nor the new system: {other}"),
-        };
-        (guest, Act { binding: false, ..Act::new("system reset", reset_system(guest, &source(size)), replaced) })
+        (guest, reset(guest, size))
     });
     println!("{deaths} deaths");
     assert!(deaths >= 2, "only {deaths}");

@@ -88,6 +88,7 @@ impl World {
     fn take(&mut self, path: &str) -> Option<Image> {
         let (directory, name) = split(path);
         let capacity = self.state.directories.get_mut(directory)?.remove(name)?;
+        self.unsynced.remove(path);
         let layer = self.state.layers.remove(path).unwrap_or_default();
         Some(Image { capacity, layer, content: self.state.contents.remove(path) })
     }
@@ -153,6 +154,7 @@ impl World {
                 format!("{top} can't be merged into {base}: it is based on {:?}", above.backing),
             ));
         }
+        self.unsynced.remove(base);
         let mut below = self.layer(base);
         below.before = Some(SimBefore { path: base.into(), capacity: before, blocks: below.blocks.clone() });
         below.blocks.extend(above.blocks);
@@ -262,6 +264,7 @@ impl Disks for SimHost {
     async fn rebase(&self, path: &str, backing: &str) -> Result<Change> {
         self.run(Operation::Rebase, None, |world| {
             world.image(path)?;
+            world.unsynced.remove(path);
             let mut layer = world.layer(path);
             let before = layer.backing.replace(backing.into());
             let change = changed(before != layer.backing);
@@ -272,7 +275,11 @@ impl Disks for SimHost {
     }
 
     async fn persist(&self, path: &str) -> Result<()> {
-        self.run(Operation::Persist, None, |world| world.image(path).map(drop)).await
+        self.run(Operation::Persist, None, |world| {
+            world.unsynced.remove(path);
+            world.image(path).map(drop)
+        })
+        .await
     }
 
     async fn long_job(&self, _: &str) -> Result<LongJob> {

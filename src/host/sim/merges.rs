@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::{Change, ErrorKind, HostError, LiveMerge, Progress, Result};
+use super::disks::SimLayer;
 use super::world::{not_found, World};
 use super::SimHost;
 use crate::model::{GuestId, PowerState};
@@ -111,21 +112,37 @@ impl World {
                     }
                 }
                 layer.backing.clone_from(base);
-                self.set_layer(disk, layer);
+                self.write_layer(disk, layer);
             }
             LiveMerge::Down { disk, top, base } => {
                 let mut below = self.layer(base);
                 below.blocks.extend(self.layer(top).blocks);
-                self.set_layer(base, below);
+                self.write_layer(base, below);
                 self.grow(base, top);
                 let chain = [vec![disk.clone()], self.below(disk)].concat();
                 for path in chain.into_iter().filter(|path| path != top) {
                     let mut layer = self.layer(&path);
                     if layer.backing.as_deref() == Some(top) {
                         layer.backing = Some(base.clone());
-                        self.set_layer(&path, layer);
+                        self.write_layer(&path, layer);
                     }
                 }
+            }
+        }
+    }
+
+    /// QEMU writes, and the kernel keeps it in memory.
+    fn write_layer(&mut self, path: &str, layer: SimLayer) {
+        let before = self.layer(path);
+        self.unsynced.entry(path.to_owned()).or_insert(before);
+        self.set_layer(path, layer);
+    }
+
+    /// The host has lost its power, and its memory with it.
+    pub(super) fn lose_memory(&mut self) {
+        for (path, layer) in std::mem::take(&mut self.unsynced) {
+            if self.image(&path).is_ok() {
+                self.set_layer(&path, layer);
             }
         }
     }

@@ -93,7 +93,7 @@ impl SimHost {
         self.inner.world.lock().exports.push((source.clone(), share.clone()));
     }
 
-    /// The host has lost its power: its guests are gone, and it has another boot id when it comes back.
+    /// The host has lost its power: its guests are gone, and what QEMU wrote into headers of images last; it has another boot id when it comes back.
     pub fn lose_power(&self, boot: &str) {
         let mut world = self.inner.world.lock();
         world.boot = boot.into();
@@ -101,6 +101,7 @@ impl SimHost {
         for id in guests {
             world.set_power(id, crate::model::PowerState::Stopped);
         }
+        world.lose_memory();
     }
 
     /// Waits for a server that does not answer, as a mount does.

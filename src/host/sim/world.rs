@@ -119,6 +119,8 @@ pub(super) struct World {
     pub(super) merges: Vec<Merge>,
     /// How block jobs go.
     pub(super) merge_plan: MergePlan,
+    /// Images that QEMU has changed and nobody has brought to the disk, by path: what is on the disk.
+    pub(super) unsynced: BTreeMap<String, SimLayer>,
 }
 
 impl World {
@@ -147,6 +149,7 @@ impl World {
             agent_commands: Vec::new(),
             merges: Vec::new(),
             merge_plan: MergePlan::default(),
+            unsynced: BTreeMap::new(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! - A record is **open** from [`Journal::begin`] until it ends. It says which steps there are and its [`Course`]: `Back` until the transaction
 //!   has succeeded, `Forward` afterwards. What a step is, only the transactions know; here it is JSON with a text for people.
 //! - `begin`, `add` and `turn` return when the record is durable, and calls that come while one write is under way share the next fsync. One that
-//!   fails has not happened: nobody may begin what it announces. [`Journal::end`] is not waited for: a record that is carried out twice
+//!   fails has not happened: nobody may begin what it announces. [`Journal::done`] and [`Journal::end`] are not waited for: a record that is carried out twice
 //!   costs nothing, for all steps are idempotent.
 //! - Each line is a checksum (CRC-32, eight hexadecimal digits), a blank, and a JSON object with the version of the format. The file only grows;
 //!   when most of it is of ended records, and after a write that failed, it is written anew beside and renamed. Mode 0600: there are
@@ -184,16 +184,24 @@ impl Journal {
         self.write(number, line::Entry::Add { steps }).await
     }
 
-    /// From now on the record has this course and these steps; forward without steps, it has ended. Durable on return.
+    /// From now on the record has this course and these steps. Durable on return.
     ///
     /// # Errors
     /// The journal can't be written: the record is as it was.
     pub async fn turn(&self, number: u64, course: Course, steps: Vec<Step>) -> Result<(), StoreError> {
-        let entry = if course == Course::Forward && steps.is_empty() { line::Entry::End } else { line::Entry::Turn { course, steps } };
-        self.write(number, entry).await
+        self.write(number, line::Entry::Turn { course, steps }).await
     }
 
-    /// Nothing is left to be done for a record. Written soon.
+    /// Nothing is left to be done for a record that stays open all the same, for it is still to be told of. Written soon.
+    pub fn done(&self, number: u64) {
+        if let Some(record) = self.shared.open.lock().get_mut(&number) {
+            record.intent.course = Course::Forward;
+            record.intent.steps.clear();
+        }
+        let _ = self.queue.send(Request { number, entry: line::Entry::Turn { course: Course::Forward, steps: Vec::new() }, done: None });
+    }
+
+    /// A record is over. Written soon.
     pub fn end(&self, number: u64) {
         self.shared.open.lock().remove(&number);
         // A writer that has ended is missed by whoever waits for it.

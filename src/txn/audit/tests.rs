@@ -13,8 +13,9 @@ use crate::txn::Engine;
 struct Lines(Mutex<Vec<Value>>);
 
 impl AuditLog for Lines {
-    fn note(&self, record: &Record) {
+    fn note(&self, record: &Record) -> oneshot::Receiver<()> {
         self.0.lock().push(serde_json::to_value(record).unwrap());
+        oneshot::channel().1
     }
 }
 
@@ -109,4 +110,32 @@ async fn secrets_and_unknown_parameters_stay_out_and_texts_are_bounded() {
     rig.settle().await;
     let text = format!("{:?}", lines.take());
     assert!(text.contains("group.vm") && !text.contains("m4rk3r") && text.len() < 4000, "{text}");
+}
+
+/// The trail takes its time, and the process dies meanwhile: the next run tells.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_could_not_be_noted_before_the_process_died_is_noted_by_the_next_one() {
+    #[derive(Default)]
+    struct Never(Mutex<Vec<oneshot::Sender<()>>>);
+    impl AuditLog for Never {
+        fn note(&self, _: &Record) -> oneshot::Receiver<()> {
+            let (sender, receiver) = oneshot::channel();
+            self.0.lock().push(sender);
+            receiver
+        }
+    }
+    let mut rig = Rig::new().await;
+    let id = rig.with_guest(1).await;
+    *rig.engine = Engine::new(rig.node.clone(), Duration::from_secs(10)).audited(Arc::<Never>::default());
+    assert!(rig.ask(about(MessageId::DELETE_GUEST_REQUEST, id)).await.success);
+    let lines = Arc::<Lines>::default();
+    let Ok(rig) = rig.reboot_with(lines.clone()).await else { unreachable!("nothing kills it") };
+    let records = lines.take();
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(
+        (&record["message"], &record["guest"], &record["outcome"]),
+        (&"DeleteGuestRequest".into(), &id.to_string().into(), &"done".into())
+    );
+    assert!(record["reason"].as_str().unwrap().contains("it is completed now"), "{record}");
+    assert!(rig.node.store.journal().open_records().is_empty());
 }

@@ -87,7 +87,11 @@ async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &De
         let needed = match top {
             // QEMU may have taken it off already, in a try that broke off.
             Some(top) if live::needs(&context.node, top, base).await? => Some(top),
-            _ => None,
+            Some(top) => {
+                context.node.host.disks.persist(top).await?;
+                None
+            }
+            None => None,
         };
         layers.push((base, needed));
     }

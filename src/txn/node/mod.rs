@@ -11,7 +11,7 @@ mod warnings;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
@@ -21,6 +21,7 @@ use crate::model::{GuestId, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
 use crate::store::{DataFile, Store};
 
+use super::audit::AuditLog;
 use super::held::Held;
 use super::missed::Missed;
 use super::thaws::Thaws;
@@ -109,6 +110,8 @@ pub struct Node {
     pub counters: Counters,
     /// Log lines that a peer can trigger.
     pub warnings: Warnings,
+    /// Where it is noted that something which had broken off was cleaned up.
+    pub trail: OnceLock<Arc<dyn AuditLog>>,
     /// Settings.
     pub settings: NodeSettings,
 }
@@ -142,6 +145,7 @@ impl Node {
             missed: Missed::default(),
             counters,
             warnings,
+            trail: OnceLock::new(),
             settings,
         }
     }

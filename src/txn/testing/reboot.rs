@@ -2,12 +2,24 @@
 
 use super::*;
 use crate::store::Notice;
+use crate::txn::audit::AuditLog;
 use crate::txn::recovery;
 
 impl Rig {
     /// Dies where it stands and is started again, as the service does it. `die_at`: the new one dies at that point, counted from its begin; then
     /// the host and the directory come back for another try.
     pub(in crate::txn) async fn reboot(self, die_at: Option<u64>) -> Result<Self, Remains> {
+        self.die().await.boot(die_at).await
+    }
+
+    /// The same with an audit trail.
+    pub(in crate::txn) async fn reboot_with(self, trail: Arc<dyn AuditLog>) -> Result<Self, Remains> {
+        let remains = self.die().await;
+        Remains { trail: Some(trail), ..remains }.boot(None).await
+    }
+
+    /// Dies where it stands.
+    pub(in crate::txn) async fn die(self) -> Remains {
         let Self { sim, node, engine, monitor, disk: _, directory, .. } = self;
         sim.process().kill();
         let name = node.settings.name.clone();
@@ -16,7 +28,7 @@ impl Rig {
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
-        Remains { sim, directory, name }.boot(die_at).await
+        Remains { sim, directory, name, trail: None }
     }
 }
 
@@ -25,12 +37,13 @@ pub(in crate::txn) struct Remains {
     pub(in crate::txn) sim: SimHost,
     directory: tempfile::TempDir,
     name: String,
+    trail: Option<Arc<dyn AuditLog>>,
 }
 
 impl Remains {
     /// Starts the service.
     pub(in crate::txn) async fn boot(self, die_at: Option<u64>) -> Result<Rig, Self> {
-        let Self { sim, directory, name } = self;
+        let Self { sim, directory, name, trail } = self;
         sim.restart();
         let process = sim.process();
         if let Some(nth) = die_at {
@@ -39,10 +52,13 @@ impl Remains {
         let disk = TestDisk::new(process.clone());
         let Ok(opened) = store::testing::open(&disk, directory.path()) else {
             assert!(process.is_dead(), "the data directory can't be opened");
-            return Err(Self { sim, directory, name });
+            return Err(Self { sim, directory, name, trail });
         };
         let lost = opened.loaded.notices.iter().any(Notice::is_loss);
         let mut rig = Rig::build(sim, directory, disk, &name, opened);
+        if let Some(trail) = trail {
+            assert!(rig.node.trail.set(trail).is_ok());
+        }
         let started = async {
             recovery::clean_up(&rig.node).await;
             if lost {
@@ -63,6 +79,6 @@ impl Remains {
         }
         assert!(process.is_dead(), "the data files can't be written");
         let Rig { sim, directory, .. } = rig;
-        Err(Self { sim, directory, name })
+        Err(Self { sim, directory, name, trail: None })
     }
 }

@@ -8,6 +8,7 @@ use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, VolumeGrou
 use crate::store::DataFile;
 use crate::txn::handlers::change_address_pool::apply;
 use crate::txn::handlers::{modify_auth, remains};
+use crate::txn::volumes::live;
 use crate::txn::{missed, thaws, Failure, Node};
 
 /// What a guest's entry is in.
@@ -95,6 +96,7 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
     let (hypervisor, disks) = (&node.host.hypervisor, &node.host.disks);
     match step {
         Step::Needless { path } => drop(disks.remove(path).await?),
+        Step::Obsolete { guest, path } => live::remove_obsolete(node, *guest, path).await?,
         Step::Merged { path } => drop(there(disks.settle(path).await)?),
         // No image beside the disk: it is in its place already.
         Step::Install { disk } => drop(there(node.host.images.install(disk).await)?),

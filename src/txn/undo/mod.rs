@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::{Context, Failure, Node};
 use crate::model::GuestId;
-use crate::proto::message::Message;
+use crate::proto::message::{Message, MessageId};
 use crate::store::journal::{Course, Intent};
 
 pub(in crate::txn) use resolve::{
@@ -48,6 +48,21 @@ impl Undo {
             guests: guests.to_vec(),
             steps: Vec::new(),
             rest: Vec::new(),
+            number: None,
+            committed: false,
+        }
+    }
+
+    /// A change of a guest that goes on with an earlier request.
+    pub(in crate::txn) fn unasked(node: &Arc<Node>, request: MessageId, guest: GuestId) -> Self {
+        let (steps, rest) = (Vec::new(), Vec::new());
+        Self {
+            node: node.clone(),
+            context: None,
+            what: request.to_string(),
+            guests: vec![guest],
+            steps,
+            rest,
             number: None,
             committed: false,
         }
@@ -97,6 +112,10 @@ impl Undo {
             self.node.store.journal().turn(number, Course::Forward, rest).await?;
             if self.rest.is_empty() {
                 self.number = None;
+                match &self.context {
+                    Some(context) => context.ended(number),
+                    None => self.node.store.journal().end(number),
+                }
             }
         }
         self.committed = true;
@@ -142,13 +161,28 @@ impl Undo {
         for (step, failure) in &failed {
             tracing::warn!("{step} stays for now: {failure}");
         }
-        resolve::keep(&self.node, number, Course::Forward, failed).await;
+        if failed.is_empty() {
+            self.ended(number);
+        } else {
+            resolve::keep(&self.node, number, Course::Forward, failed).await;
+        }
     }
 
     /// The end of a change that was carried out to its end already.
     pub(in crate::txn) fn end(mut self) {
         if let Some(number) = self.number.take() {
-            self.node.store.journal().end(number);
+            self.ended(number);
+        }
+    }
+
+    /// Nothing is left to be done. The record of a request stays until the audit trail tells of it.
+    fn ended(&self, number: u64) {
+        match &self.context {
+            Some(context) => {
+                self.node.store.journal().done(number);
+                context.ended(number);
+            }
+            None => self.node.store.journal().end(number),
         }
     }
 

@@ -73,6 +73,8 @@ pub(in crate::txn) enum Step {
 
     /// An image that is of no use any more.
     Needless { path: String },
+    /// An image of a guest that is of no use once no book and no image needs it.
+    Obsolete { guest: GuestId, path: String },
     /// A merge that stands.
     Merged { path: String },
     /// The fetched image takes the place of the disk.
@@ -119,6 +121,7 @@ impl Step {
             | Self::Aside { path, .. }
             | Self::Fetched { disk: path }
             | Self::Needless { path }
+            | Self::Obsolete { path, .. }
             | Self::Merged { path }
             | Self::Install { disk: path }
             | Self::Grown { path, .. } => Some(Place::File(path)),
@@ -173,7 +176,7 @@ impl fmt::Display for Step {
             Self::Written { setting, config } => write!(f, "new {} of guest {} in data/", setting.name(), config.id),
             Self::Initialized { guest, .. } => write!(f, "the mark of guest {guest} that it was initialized"),
             Self::Layout { .. } => f.write_str("storage pools in data/"),
-            Self::Needless { path } => write!(f, "{path}, which is of no use any more"),
+            Self::Needless { path } | Self::Obsolete { path, .. } => write!(f, "{path}, which is of no use any more"),
             Self::Merged { path } => write!(f, "what {path} was before a merge"),
             Self::Install { disk } => write!(f, "the new image of {disk}"),
             Self::Switch { guest, .. } => write!(f, "the new images of the running guest {guest}"),

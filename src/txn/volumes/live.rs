@@ -11,6 +11,9 @@
 //!   heir that shows what it always showed. [`complete`] finishes it, live or not.
 //!
 //! QEMU knows images by their names, so none is renamed under it: the heir goes on with the deleted snapshot's file.
+//!
+//! How far a deletion has come is read off the images and what QEMU does, not off the journal: QEMU goes on without us. The journal knows of the images that
+//! are of no use once the books say so, for nobody else would.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +24,10 @@ use tokio::time::{sleep, Instant};
 use super::Volumes;
 use crate::host::{Disks, ErrorKind, HostError, LiveMerge};
 use crate::model::{GuestId, PowerState, Volume, VolumeGroup};
+use crate::proto::message::MessageId;
 use crate::store::DataFile;
 use crate::txn::node::jobs::Job;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Failure, Node};
 
 /// Pause between two questions how far QEMU has come.
@@ -58,7 +63,7 @@ struct Leftover {
 }
 
 /// Deletes the youngest snapshot, on which the current disks alone are based.
-pub(in crate::txn) async fn delete_youngest(node: &Node, volumes: &Volumes, name: &str) -> Result<Ended, Failure> {
+pub(in crate::txn) async fn delete_youngest(node: &Arc<Node>, volumes: &Volumes, name: &str) -> Result<Ended, Failure> {
     let (id, disks) = (volumes.id(), &node.host.disks);
     let snapshot = volumes.snapshot(name)?;
     let mut bases = Vec::new();
@@ -67,7 +72,8 @@ pub(in crate::txn) async fn delete_youngest(node: &Node, volumes: &Volumes, name
         bases.push(base);
         let (above, below) = (disks.inspect(disk).await?, disks.inspect(base).await?);
         if above.backing == below.backing {
-            // An earlier try got so far.
+            // An earlier try got so far, perhaps without bringing it to the disk.
+            disks.persist(disk).await?;
             continue;
         }
         check_based(disk, above.backing.as_deref(), base)?;
@@ -78,15 +84,14 @@ pub(in crate::txn) async fn delete_youngest(node: &Node, volumes: &Volumes, name
         }
         disks.persist(disk).await?;
     }
+    let obsolete = announce(node, id, bases).await?;
     enter(node, id, |group| group.strike_snapshot(name)).await?;
-    for base in bases {
-        discard(disks, base).await;
-    }
+    obsolete.finish().await;
     Ok(Ended::Over)
 }
 
 /// Deletes a snapshot on which one other alone is based, the heir. [`Ended::Stopped`]: the guest stopped before anything was done.
-pub(in crate::txn) async fn delete_older(node: &Node, volumes: &mut Volumes, name: &str, heir: &str) -> Result<Ended, Failure> {
+pub(in crate::txn) async fn delete_older(node: &Arc<Node>, volumes: &mut Volumes, name: &str, heir: &str) -> Result<Ended, Failure> {
     let id = volumes.id();
     let (snapshot, above) = (volumes.snapshot(name)?, volumes.snapshot(heir)?);
     let mut first = None;
@@ -115,7 +120,7 @@ pub(in crate::txn) async fn delete_older(node: &Node, volumes: &mut Volumes, nam
 }
 
 /// Finishes deletions that broke off; nothing is to be done in most cases. A guest that stops meanwhile is waited for by nobody.
-pub(in crate::txn) async fn complete(node: &Node, volumes: &mut Volumes) -> Result<(), Failure> {
+pub(in crate::txn) async fn complete(node: &Arc<Node>, volumes: &mut Volumes) -> Result<(), Failure> {
     for leftover in leftovers(node, volumes).await? {
         let is_used = volumes.running && volumes.group.is_beneath(&leftover.heir);
         if is_used && sink(node, volumes, &leftover).await? == Ended::Over {
@@ -131,7 +136,7 @@ pub(in crate::txn) async fn complete(node: &Node, volumes: &mut Volumes) -> Resu
 }
 
 /// Completes what the last run began to delete from beneath a guest that runs, or ran; nothing for most guests. Takes as long as it takes.
-pub(in crate::txn) async fn resume(node: &Node, id: GuestId) -> Result<(), Failure> {
+pub(in crate::txn) async fn resume(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
     let job = node.jobs.acquire(id, Job::Configure, Instant::now() + PATIENCE).await?;
     let mut volumes = super::look(node, id, job).await?;
     let current: Vec<String> = volumes.group.volumes().map(|volume| volume.file().to_owned()).collect();
@@ -162,7 +167,7 @@ pub(in crate::txn) async fn resume(node: &Node, id: GuestId) -> Result<(), Failu
 }
 
 /// Disks that have taken in what the snapshot below them holds, which only a deletion does, with the snapshot's images.
-async fn absorbed<'a>(node: &Node, volumes: &'a Volumes, youngest: &str) -> Result<Vec<(&'a str, &'a str)>, Failure> {
+async fn absorbed<'a>(node: &Arc<Node>, volumes: &'a Volumes, youngest: &str) -> Result<Vec<(&'a str, &'a str)>, Failure> {
     let Some(snapshot) = volumes.group.snapshots.get(youngest) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for volume in volumes.group.volumes() {
@@ -175,11 +180,11 @@ async fn absorbed<'a>(node: &Node, volumes: &'a Volumes, youngest: &str) -> Resu
 }
 
 /// Whether an image still needs the one on which it is based by the books.
-pub(in crate::txn) async fn needs(node: &Node, top: &str, base: &str) -> Result<bool, Failure> {
+pub(in crate::txn) async fn needs(node: &Arc<Node>, top: &str, base: &str) -> Result<bool, Failure> {
     Ok(backing(node, top).await? != backing(node, base).await?)
 }
 
-async fn leftovers(node: &Node, volumes: &Volumes) -> Result<Vec<Leftover>, Failure> {
+async fn leftovers(node: &Arc<Node>, volumes: &Volumes) -> Result<Vec<Leftover>, Failure> {
     let mut found = Vec::new();
     for volume in volumes.group.volumes() {
         let frozen: Vec<(&str, &str)> = frozen_of(&volumes.group, volume);
@@ -211,7 +216,7 @@ fn frozen_of<'a>(group: &'a VolumeGroup, volume: &Volume) -> Vec<(&'a str, &'a s
 }
 
 /// Lets the QEMU of a running guest finish a leftover.
-async fn sink(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<Ended, Failure> {
+async fn sink(node: &Arc<Node>, volumes: &Volumes, leftover: &Leftover) -> Result<Ended, Failure> {
     let (id, disks, group) = (volumes.id(), &node.host.disks, &volumes.group);
     let Leftover { heir, image: base, .. } = leftover;
     let volume = volumes.volume(&leftover.volume)?;
@@ -235,18 +240,19 @@ async fn sink(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<End
     for child in beside {
         disks.rebase(volumes.frozen(volumes.snapshot(child)?, volume)?, base).await?;
     }
+    let obsolete = announce(node, id, vec![top]).await?;
     enter(node, id, |group| {
         if let Some(heir) = group.snapshots.get_mut(heir) {
             heir.files.insert(volume.name.clone(), base.clone());
         }
     })
     .await?;
-    discard(disks, top).await;
+    obsolete.finish().await;
     Ok(Ended::Over)
 }
 
 /// Finishes a leftover that no running guest is based on.
-async fn fold(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<(), Failure> {
+async fn fold(node: &Arc<Node>, volumes: &Volumes, leftover: &Leftover) -> Result<(), Failure> {
     let disks = &node.host.disks;
     let volume = volumes.volume(&leftover.volume)?;
     let top = volumes.frozen(volumes.snapshot(&leftover.heir)?, volume)?;
@@ -258,24 +264,29 @@ async fn fold(node: &Node, volumes: &Volumes, leftover: &Leftover) -> Result<(),
             disks.rebase(other, top).await?;
         }
     }
-    // Each of these leaves the heir a content that is right, and can be done again. What is aside already is the heir's image by a second name.
     let aside = format!("{base}.merged");
-    disks.remove(&aside).await?;
+    let mut undo = Undo::unasked(node, MessageId::DELETE_SNAPSHOT_REQUEST, volumes.id());
+    let obsolete = Step::Obsolete { guest: volumes.id(), path: aside.clone() };
+    undo.plan_forward(vec![Step::Merged { path: top.to_owned() }, obsolete]).await?;
+    let folded = exchange(disks, top, base, &aside).await;
+    undo.finish().await;
+    Ok(folded?)
+}
+
+/// Each of these leaves the heir a content that is right, and can be done again. What is aside already is the heir's image by a second name.
+async fn exchange(disks: &Arc<dyn Disks>, top: &str, base: &str, aside: &str) -> Result<(), HostError> {
+    disks.remove(aside).await?;
     disks.merge(top, base).await?;
-    if let Err(error) = disks.replace(top, base, &aside).await {
-        disks.put_back(top, Some(base), &aside).await?;
-        return Err(error.into());
+    if let Err(error) = disks.replace(top, base, aside).await {
+        disks.put_back(top, Some(base), aside).await?;
+        return Err(error);
     }
-    if let Err(error) = disks.settle(top).await {
-        tracing::warn!("{top} still holds what it was before a merge: {}", Failure::Host(error));
-    }
-    discard(disks, &aside).await;
     Ok(())
 }
 
 /// Lets QEMU merge and waits for the end, however long it takes: it is done when `above` is based on `base`. libvirt may have missed that it is,
 /// when it was away at that time.
-async fn merge(node: &Node, volumes: &Volumes, order: &LiveMerge, above: &str, base: Option<&str>) -> Result<Ended, Failure> {
+async fn merge(node: &Arc<Node>, volumes: &Volumes, order: &LiveMerge, above: &str, base: Option<&str>) -> Result<Ended, Failure> {
     let id = volumes.id();
     if backing(node, above).await?.as_deref() == base {
         return Ok(Ended::Over);
@@ -294,12 +305,12 @@ async fn merge(node: &Node, volumes: &Volumes, order: &LiveMerge, above: &str, b
     }
 }
 
-async fn backing(node: &Node, image: &str) -> Result<Option<String>, Failure> {
+async fn backing(node: &Arc<Node>, image: &str) -> Result<Option<String>, Failure> {
     Ok(node.host.disks.inspect(image).await?.backing)
 }
 
 /// Begins; an outcome that is not known counts as begun, for the images tell.
-async fn begin(node: &Node, id: GuestId, order: &LiveMerge) -> Result<(), HostError> {
+async fn begin(node: &Arc<Node>, id: GuestId, order: &LiveMerge) -> Result<(), HostError> {
     tracing::debug!(guest = %id, ?order, "a merge of images begins");
     match node.host.hypervisor.begin_merge(id, order).await {
         Err(error) if error.kind != ErrorKind::Unknown => Err(error),
@@ -307,7 +318,7 @@ async fn begin(node: &Node, id: GuestId, order: &LiveMerge) -> Result<(), HostEr
     }
 }
 
-async fn wait(node: &Node, id: GuestId, disk: &str) -> Result<Ended, Failure> {
+async fn wait(node: &Arc<Node>, id: GuestId, disk: &str) -> Result<Ended, Failure> {
     let mut heard = Instant::now();
     loop {
         match node.host.hypervisor.merge_progress(id, disk).await {
@@ -325,7 +336,7 @@ async fn wait(node: &Node, id: GuestId, disk: &str) -> Result<Ended, Failure> {
 }
 
 /// After a refusal: libvirt may need a moment to see that a QEMU has ended while it was asked.
-async fn has_stopped(node: &Node, id: GuestId) -> bool {
+async fn has_stopped(node: &Arc<Node>, id: GuestId) -> bool {
     for _ in 0..LOOKS {
         if stopped(node, id).await {
             return true;
@@ -335,7 +346,7 @@ async fn has_stopped(node: &Node, id: GuestId) -> bool {
     false
 }
 
-async fn stopped(node: &Node, id: GuestId) -> bool {
+async fn stopped(node: &Arc<Node>, id: GuestId) -> bool {
     node.host.hypervisor.domain(id).await.is_ok_and(|status| status.power == PowerState::Stopped)
 }
 
@@ -347,7 +358,7 @@ fn check_based(top: &str, backing: Option<&str>, base: &str) -> Result<(), Failu
 }
 
 /// A merge on a full disk would stop the guest, which writes to the same disk.
-async fn check_room(node: &Node, volume: &Volume, wanted: u64) -> Result<(), Failure> {
+async fn check_room(node: &Arc<Node>, volume: &Volume, wanted: u64) -> Result<(), Failure> {
     let directory = volume.directory().to_owned();
     let space = node.host.storage.space(std::slice::from_ref(&directory)).await;
     if space.free >= wanted || !space.unreadable.is_empty() {
@@ -368,7 +379,7 @@ fn broke_off(guest: &str, image: &str, base: Option<String>) -> Failure {
 }
 
 /// Changes the book of a guest's volumes, durably or not at all.
-async fn enter(node: &Node, id: GuestId, change: impl FnOnce(&mut VolumeGroup)) -> Result<(), Failure> {
+async fn enter(node: &Arc<Node>, id: GuestId, change: impl FnOnce(&mut VolumeGroup)) -> Result<(), Failure> {
     let before = {
         let mut books = node.books.lock();
         let Some(before) = books.storage.groups.get(&id).cloned() else { return Err(Failure::NoSuchGuest(id)) };
@@ -385,11 +396,35 @@ async fn enter(node: &Node, id: GuestId, change: impl FnOnce(&mut VolumeGroup)) 
     saved
 }
 
-/// Removes an image that nothing needs any more; one that stays costs space until the guest is deleted.
-async fn discard(disks: &Arc<dyn Disks>, image: &str) {
-    if let Err(error) = disks.remove(image).await {
-        tracing::warn!("{image} is of no use any more and stays: {}", Failure::Host(error));
+/// Announces images that nothing needs any more once the books say so: they go with [`Undo::finish`], or later.
+async fn announce(node: &Arc<Node>, id: GuestId, images: Vec<&str>) -> Result<Undo, Failure> {
+    let mut undo = Undo::unasked(node, MessageId::DELETE_SNAPSHOT_REQUEST, id);
+    undo.plan_forward(images.into_iter().map(|path| Step::Obsolete { guest: id, path: path.to_owned() }).collect()).await?;
+    Ok(undo)
+}
+
+/// Removes an image that was announced. It stays while the books or an image of the guest need it, for the deletion has not come so far then, and also where
+/// an image is missing that it might have to stand in for.
+pub(in crate::txn) async fn remove_obsolete(node: &Arc<Node>, id: GuestId, path: &str) -> Result<(), Failure> {
+    let Some(group) = node.books.lock().storage.groups.get(&id).cloned() else { return Ok(()) };
+    let frozen = group.snapshots.values().flat_map(|snapshot| snapshot.files.values()).map(String::as_str);
+    let known: Vec<&str> = group.volumes().map(Volume::file).chain(frozen).collect();
+    if known.contains(&path) {
+        return Ok(());
     }
+    for image in known {
+        match node.host.disks.inspect(image).await {
+            Ok(found) if found.backing.as_deref() != Some(path) => {}
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                tracing::warn!(guest = %id, "{path} stays, for {image} is missing");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    node.host.disks.remove(path).await?;
+    Ok(())
 }
 
 #[cfg(test)]

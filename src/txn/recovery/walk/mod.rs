@@ -1,6 +1,7 @@
 //! Every crash point, simulated: the process dies before and after each operation on the host and each write to `data/`, half-written files
 //! included; it is started again, and host and data files are as before or as after the request, and nothing in between.
 
+mod live;
 mod scenarios;
 mod state;
 

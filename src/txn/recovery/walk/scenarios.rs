@@ -201,7 +201,7 @@ fn disk(request: MessageId, guest: GuestId) -> Message {
     guest_request(request, guest).uint(Key::Disk, 0)
 }
 
-fn snapshot(request: MessageId, guest: GuestId, name: &str) -> Message {
+pub(super) fn snapshot(request: MessageId, guest: GuestId, name: &str) -> Message {
     about(request, guest).string(Key::Name, name).string(Key::Description, "why")
 }
 
@@ -227,7 +227,7 @@ async fn on_share() -> (Rig, SimShare) {
 }
 
 /// A guest with the tree s1 <- s2 <- s3 and s2 <- s4, current on s4, with a content of its own everywhere.
-async fn with_tree(running: bool) -> (Rig, GuestId) {
+pub(super) async fn with_tree(running: bool) -> (Rig, GuestId) {
     let mut rig = Rig::new().await;
     let guest = rig.with_guest(1).await;
     for (number, name) in [(1, "s1"), (2, "s2"), (3, "s3")] {
