@@ -17,10 +17,10 @@ build() { # leaves the directory with the programs in BIN
   BIN=${CARGO_TARGET_DIR:-fuzz/target}/$host/release
 }
 
-run() { # SECONDS TARGET: with the corpus of earlier runs, if there is one
+run() { # SECONDS TARGET: with the corpus of earlier runs, if there is one; inputs are long from the beginning, for short ones are few operations
   local artifacts=fuzz/artifacts/$2 corpus=fuzz/corpus/$2
   mkdir -p "$artifacts" "$corpus"
-  "$BIN/$2" -max_total_time="$1" -artifact_prefix="$artifacts/" -timeout=25 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=1 "$corpus" 2>&1 |
+  "$BIN/$2" -len_control=0 -max_total_time="$1" -artifact_prefix="$artifacts/" -timeout=25 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=1 "$corpus" 2>&1 |
     if [ -n "${CI:-}" ]; then grep -E 'ERROR|panicked|SUMMARY|Test unit|^Done|stat::number_of_executed_units' || true; else cat; fi
 }
 

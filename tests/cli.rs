@@ -320,7 +320,7 @@ fn a_second_start_touches_nothing() {
     node.write("config/domain.cfg", "not even JSON");
     let before = tree(node.dir.path());
     node.do_small(&["start"]).expect(0, &[&format!("already running, pid {pid}")]);
-    node.do_small(&["run"]).expect(1, &[&format!("already running with pid {pid}")]);
+    node.do_small(&["run"]).expect(6, &[&format!("already running with pid {pid}")]);
     assert_eq!(tree(node.dir.path()), before);
     assert!(alive(pid));
     node.do_small(&["stop"]).expect(0, &[]);

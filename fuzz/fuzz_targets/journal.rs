@@ -91,7 +91,7 @@ impl Data<'_> {
             }
             Self::Raw(text) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
             Self::Leaf(leaf) => leaf.json(),
-            Self::Deep(depth) => (0..*depth).fold(Value::Null, |inner, _| json!([inner])),
+            Self::Deep(depth) => (0..*depth).fold(Value::Null, |inner, _| Value::Array(vec![inner])),
         }
     }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{CellSettings, DomainSettings};
 use crate::host::HostError;
 use crate::net::NetError;
-use crate::process::Home;
+use crate::process::{one_line, Home};
 use crate::store::StoreError;
 
 /// Everything the service is told.
@@ -50,6 +50,14 @@ pub struct Started {
     pub domain: String,
     /// The Core that was joined; none when none has answered yet.
     pub core: Option<String>,
+}
+
+impl Started {
+    /// The same in a line, as `systemctl status` shows it. The Core's name comes from outside.
+    pub fn line(&self) -> String {
+        let core = self.core.as_deref().map_or("looking for a Core".to_owned(), |core| format!("joined {}", one_line(core)));
+        format!("{} in domain {}, {core}", one_line(&self.name), one_line(&self.domain))
+    }
 }
 
 /// The service could not start or go on.

@@ -227,14 +227,15 @@ impl Service {
             DomainEvent::Left { reason, .. } => {
                 tracing::warn!("lost the Core, looking for it: {reason}");
                 self.engine.left();
-                notify::status("looking for a Core");
+                self.started.core = None;
+                notify::status(&self.started.line());
             }
             DomainEvent::Joined { core_name, core_address, local_address, .. } => {
                 tracing::info!("joined {core_name} at {core_address} from {local_address}");
-                notify::status(&format!("joined {core_name}"));
                 self.started.local_address = Some(*local_address.ip());
                 self.engine.joined(Asker { name: core_name.clone(), address: core_address });
                 self.started.core = Some(core_name);
+                notify::status(&self.started.line());
                 return true;
             }
         }

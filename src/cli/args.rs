@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args as Options, Parser, Subcommand};
 
+use crate::process::home::HOME_VARIABLE;
+
 const FILES: &str = "\
 Files in the home directory, which is the one that holds this program unless --home or CELL_HOME names another:
   config/domain.cfg  domain, group_address, group_port, timeout: which Core to join; made at the first start
@@ -17,6 +19,8 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 6 the home or its configuration ca
 status: 0 running, 3 stopped, 4 cannot be told;
 doctor: 0 nothing found, 1 something is left, 2 not everything could be looked at.
 
+Where systemd runs the service of this home (cell.service), start, stop and restart have systemd do it.
+
 Stopping, restarting or killing the service never touches a running guest.";
 
 /// Resource node of a Nano cluster: runs virtual machines on this host for a Core.
@@ -24,7 +28,7 @@ Stopping, restarting or killing the service never touches a running guest.";
 #[command(name = "cell", version, about, after_help = FILES, max_term_width = 110)]
 pub(super) struct Args {
     /// Directory with config/, data/ and log/ [default: where this program lies]
-    #[arg(long, global = true, value_name = "DIR", env = "CELL_HOME", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "DIR", env = HOME_VARIABLE, hide_env_values = true)]
     pub(super) home: Option<PathBuf>,
 
     #[command(subcommand)]

@@ -1,13 +1,14 @@
-//! `cell start`: puts the service into the background and returns when it is up or has failed.
+//! `cell start`: puts the service into the background, or has systemd start it, and returns when it is up or has failed.
 
 use std::time::Duration;
 
 use super::service::{self, Prepared, Service};
-use super::{term, Exit};
+use super::{status, term, Exit};
 use crate::app::Started;
 use crate::process::detach::{detach, Reporter, Side, StartFailure, Waiter};
 use crate::process::pidfile::{self, InstanceLock, PidfileError, State};
-use crate::process::{logfile, Home};
+use crate::process::systemd::{Unit, UNIT};
+use crate::process::{error_chain, logfile, Home};
 
 /// A start that takes longer is left alone in the background: its own steps have their own, shorter limits.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -41,6 +42,10 @@ pub(super) fn start(home: &Home, service: Service) -> Exit {
             return Exit::Config;
         }
     };
+    if Unit::of(home).is_some() {
+        drop(lock);
+        return by_systemd(home);
+    }
     match detach(home.dir()) {
         Ok(Side::Caller(waiter)) => {
             lock.leave_to_child();
@@ -52,6 +57,31 @@ pub(super) fn start(home: &Home, service: Service) -> Exit {
             Exit::Failure
         }
     }
+}
+
+/// The unit's own start: it has the sandbox, the watchdog and the end with the host that a child of this shell would not have.
+fn by_systemd(home: &Home) -> Exit {
+    if let Err(error) = Unit::start() {
+        // The service's own words say more than systemd's.
+        let (reason, again) = match Unit::of(home) {
+            Some(unit) if !unit.status.is_empty() => (unit.status, unit.active),
+            unit => (error_chain(&error), unit.is_some_and(|unit| unit.active)),
+        };
+        let again = if again { "; systemd goes on trying until `cell stop`" } else { "" };
+        term::fail_with(&format!("start failed: {reason}{again}"));
+        return Exit::Failure;
+    }
+    if let Ok(status) = status::ask(home) {
+        announce(&Started {
+            name: status.name,
+            local_address: status.local_address,
+            group: status.group,
+            domain: status.domain,
+            core: status.core,
+        });
+    }
+    term::say(format_args!("cell started by systemd ({UNIT})"));
+    Exit::Success
 }
 
 fn already_running(pid: Option<i32>) -> Exit {

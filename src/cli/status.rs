@@ -12,6 +12,7 @@ use super::{term, Exit};
 use crate::model::ServiceStatus;
 use crate::observe::status_socket::at_short_path;
 use crate::process::pidfile::{self, State};
+use crate::process::systemd::{Unit, UNIT};
 use crate::process::{one_line, Home};
 
 /// A service that hangs is not waited for.
@@ -40,8 +41,11 @@ pub(super) fn status(home: &Home, json: bool) -> Exit {
         }
         State::Running { pid } => (pid, ask(home)),
     };
+    let unit = Unit::of(home);
     if json {
-        term::say(json!({ "state": "running", "pid": pid, "service": details.as_ref().ok() }));
+        term::say(
+            json!({ "state": "running", "pid": pid, "systemd": unit.as_ref().map(|unit| runs(unit, pid)), "service": details.as_ref().ok() }),
+        );
     } else {
         term::say(match pid {
             Some(pid) => format!("cell is running, pid {pid}"),
@@ -50,6 +54,9 @@ pub(super) fn status(home: &Home, json: bool) -> Exit {
         match details {
             Ok(details) => show(&details),
             Err(error) => term::warn(&format!("the service does not tell how it is: {error}")),
+        }
+        if let Some(unit) = &unit {
+            tell_manager(unit, pid);
         }
     }
     Exit::Success
@@ -95,6 +102,19 @@ fn show(status: &ServiceStatus) {
     }
     for held in &status.held_guests {
         term::say(format_args!("  {:<8} {}", "held", one_line(held)));
+    }
+}
+
+/// Whether systemd runs this process.
+fn runs(unit: &Unit, pid: Option<i32>) -> bool {
+    unit.main_pid.is_some() && unit.main_pid == pid
+}
+
+fn tell_manager(unit: &Unit, pid: Option<i32>) {
+    if runs(unit, pid) {
+        term::say(format_args!("  {:<8} systemd ({UNIT})", "run by"));
+    } else {
+        term::warn(&format!("systemd did not start this service and does not watch it; `cell restart` has {UNIT} do that"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cell stop`: asks the service to end and waits for it.
+//! `cell stop`: asks the service to end, or has systemd end it, and waits for it.
 
 use std::io;
 use std::thread::sleep;
@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::{term, Exit};
 use crate::process::pidfile::{self, PidfileError, State};
+use crate::process::systemd::{Unit, UNIT};
 use crate::process::Home;
 
 /// Between two looks at the service.
@@ -56,6 +57,20 @@ pub(super) enum Ended {
 }
 
 pub(super) fn stop(home: &Home, timeout: Duration) -> Exit {
+    // Also where it is not running: systemd may be about to start it again.
+    if let Some(unit) = Unit::of(home).filter(|unit| unit.active) {
+        if let Err(error) = Unit::stop() {
+            term::fail(&error);
+            return Exit::Failure;
+        }
+        if let Some(pid) = unit.main_pid {
+            term::say(format_args!("cell stopped by systemd ({UNIT}, pid {pid}); guests go on running"));
+        }
+        // Nobody else's service in the same home goes on.
+        if matches!(pidfile::probe(home), Ok(State::Stopped { .. })) && unit.main_pid.is_some() {
+            return Exit::Success;
+        }
+    }
     match end(home, Signal::SIGTERM, timeout) {
         Ok(Ended::Now(pid)) => {
             term::say(format_args!("cell stopped (pid {pid}); guests go on running"));

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// Mode of `config/`, `data/` and `log/` (contract §8).
 const DIR_MODE: u32 = 0o740;
 
+/// Names the home where no option does.
+pub const HOME_VARIABLE: &str = "CELL_HOME";
+
 /// An existing directory with the node's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home(PathBuf);

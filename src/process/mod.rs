@@ -12,6 +12,7 @@ pub mod notify;
 pub mod panics;
 pub mod pidfile;
 pub mod signals;
+pub mod systemd;
 pub mod trail;
 
 pub use home::Home;

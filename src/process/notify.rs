@@ -9,14 +9,14 @@ pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The state changed (a Core was joined or lost).
+/// The state changed: a Core was joined or lost, the service has ended or failed. systemd keeps the last one.
 pub fn status(text: &str) {
     send(&[NotifyState::Status(text)]);
 }
 
 /// The orderly end begins.
 pub fn stopping() {
-    send(&[NotifyState::Stopping]);
+    send(&[NotifyState::Stopping, NotifyState::Status("ending")]);
 }
 
 /// The service gets on with its work: to be called once in every [`watchdog_interval`].

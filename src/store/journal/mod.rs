@@ -10,7 +10,7 @@
 //!   when most of it is of ended records, and after a write that failed, it is written anew beside and renamed. Mode 0600: there are
 //!   passwords in it.
 //! - A torn tail is cut. Lines that can't be read before others that can are passed over, and the file is kept aside; both are a [`Notice`].
-//! - Records that were open when the process ended are there at the next start, in their order. A transaction that can't take back what it did
+//! - Records that were open when the process ended are there at the next start, in their order, numbered anew. A transaction that can't take back what it did
 //!   leaves its record open as well ([`OpenRecord::running`] is false then).
 
 mod line;
