@@ -2,7 +2,7 @@
 //!
 //! Contract: every open record of the journal is gone through, in its order: carried out when its transaction had succeeded, else taken back. A
 //! server that does not answer is not waited for; what it would be needed for stays in the journal, and is tried again before the next change of
-//! the same guest, pools or addresses, when libvirt is back after it was away ([`Rounds`]), and at the next start. The log says what became of each.
+//! the same guest, pools or addresses, when libvirt is back after it was away (`rounds`), and at the next start. The log says what became of each.
 //!
 //! An earlier version kept no journal: a guest whose system disk was being filled is marked in the books, and is removed with all that it had
 //! (contract §14 B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the
