@@ -1,5 +1,6 @@
 //! The state that all transactions of this node share.
 
+pub mod awaited;
 pub mod books;
 pub(in crate::txn) mod claims;
 mod copies;
@@ -12,7 +13,6 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 use crate::host::Host;
@@ -82,8 +82,10 @@ pub struct Node {
     pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
-    /// Guests whose arrival was completed after a crash, and that are to be started when the Core has spoken.
-    pub arrived: Mutex<Vec<GuestId>>,
+    /// Guests that may be about to come here.
+    pub awaited: awaited::Awaited,
+    /// The Core has spoken since the service was started: guests of shared pools may be.
+    pub core_has_spoken: AtomicBool,
     /// Transactions that wait for a further message.
     pub mailboxes: mailboxes::Mailboxes,
     /// What shared pools say about our guests.
@@ -119,7 +121,8 @@ impl Node {
             media_files: Arc::default(),
             media_left: AtomicBool::new(false),
             layout: RwLock::new(()),
-            arrived: Mutex::default(),
+            awaited: awaited::Awaited::default(),
+            core_has_spoken: AtomicBool::new(false),
             mailboxes,
             copies,
             taken,

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{timeout_at, Instant};
 
 use super::is_mounted;
+use crate::faults;
 use crate::host::{Change, ErrorKind, HostError, Result, Shared, SharedGuest};
 use crate::model::{Claim, GuestConfig, GuestId};
 
@@ -137,6 +138,7 @@ impl Shared for SharedFiles {
         let what = format!("remove what {directory} says about guest {id}");
         self.run(directory, what, move |directory| {
             let mut change = Change::Unchanged;
+            faults::host();
             for extension in [META, VOLS, CLAIM] {
                 match fs::remove_file(file(directory, id, extension)) {
                     Ok(()) => change = Change::Changed,
@@ -184,7 +186,9 @@ fn replace<T: Serialize>(directory: &Path, path: &Path, value: &T) -> io::Result
     let mut beside = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(directory)?;
     beside.write_all(&content)?;
     beside.as_file().sync_all()?;
+    faults::host();
     beside.persist(path).map_err(|error| error.error)?;
+    faults::host();
     Ok(())
 }
 
