@@ -258,6 +258,10 @@ fn walk_former(scene: &mut Scene) -> u64 {
         scene.conclude(told, &at);
         if !died {
             println!("the former host: {} places, died at {deaths}", place - 1);
+            // Another process counts its places from the beginning.
+            let [_, former] = &scene.cells;
+            former.stop();
+            start(&scene.core, former);
             break;
         }
     }
