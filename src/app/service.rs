@@ -26,8 +26,9 @@ use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
 use crate::store::{DataFile, Identity, Notice, RunMarker, Store};
 use crate::txn::audit::{Asker, AuditLog, Record};
+use crate::txn::monitor::Monitor;
 use crate::txn::node::{Books, Load, NodeSettings};
-use crate::txn::{guard, held, monitor, recovery, Engine, Node, Outbox};
+use crate::txn::{guard, held, recovery, thaws, Engine, Node, Outbox};
 use crate::{config, host};
 
 /// How long a start waits for a Core before it says that none has answered yet.
@@ -42,6 +43,7 @@ const TASK_PATIENCE: Duration = Duration::from_secs(3);
 /// The tasks that end by themselves.
 pub(super) const DRIVER: &str = "the domain's driver";
 pub(super) const WRITER: &str = "the writer of the data files";
+const MONITOR: &str = "the host's events";
 
 /// The main loop, which hands every request to the engine.
 const ENGINE: &str = "the engine of transactions";
@@ -91,6 +93,7 @@ struct Service {
     tasks: Supervisor,
     started: Started,
     marker: RunMarker,
+    stop_following: CancellationToken,
     stop_writing: CancellationToken,
     node: Arc<Node>,
     /// Asked by the watch over the service's health.
@@ -152,7 +155,8 @@ impl Service {
         if lost {
             recovery::rebuild(&node).await;
         }
-        follow_host(&node, &mut tasks).await;
+        let stop_following = CancellationToken::new();
+        follow_host(&node, &mut tasks, &stop_following).await;
         node.store.flush(&DataFile::ALL).await.map_err(AppError::Store)?;
         let started = Started {
             name,
@@ -169,12 +173,8 @@ impl Service {
             Ok::<(), String>(())
         });
         tasks.spawn("the watch over full disks", held::keep(node.clone()));
+        tasks.spawn("the thawing of file systems", thaws::keep(node.clone()));
         tasks.spawn("the guard of shared pools", guard::keep(node.clone()));
-        let beneath = node.clone();
-        tasks.spawn("the completion of merges", async move {
-            recovery::complete_merges(&beneath).await;
-            std::future::pending::<Result<(), String>>().await
-        });
         guests_net::serve(&node, &mut tasks);
         serve_status(settings, &node, &domain, &started, &mut tasks);
         let engine = Engine::new(node.clone(), settings.domain.timeout).audited(Arc::new(AuditTrail(trail)));
@@ -184,7 +184,7 @@ impl Service {
             health::watch(probes, notify::watchdog_interval(), notify::alive).await;
             Ok::<(), String>(())
         });
-        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_writing, node, questions })
+        Ok(Self { engine, domain, inbound, tasks, started, marker, stop_following, stop_writing, node, questions })
     }
 
     /// The main loop, until a signal or the end of a task.
@@ -220,6 +220,7 @@ impl Service {
             DomainEvent::Invalid { link, id, from, reason } => self.engine.invalid(link, id, from, &reason),
             DomainEvent::Left { reason, .. } => {
                 tracing::warn!("lost the Core, looking for it: {reason}");
+                self.engine.left();
                 notify::status("looking for a Core");
             }
             DomainEvent::Joined { core_name, core_address, local_address, .. } => {
@@ -243,8 +244,13 @@ impl Service {
                 "{drained} transactions had not ended and are left behind: {jobs} guests in work, {transfers} transfers, {waiting} waiting for the Core"
             );
         }
+        // What it cleans up is written to the journal: it ends before the writer does.
+        self.stop_following.cancel();
         let settled = tokio::time::timeout(SETTLE_PATIENCE, self.node.host.storage.settle());
-        let (left, settled) = tokio::join!(self.domain.leave(), settled);
+        let (left, settled, straggler) = tokio::join!(self.domain.leave(), settled, self.tasks.wait(&[MONITOR], TASK_PATIENCE));
+        for straggler in straggler {
+            tracing::warn!("{straggler} had not ended");
+        }
         if !left {
             tracing::warn!("the Core did not confirm our leaving in time");
         }
@@ -327,16 +333,17 @@ pub(super) fn image_settings(settings: &Settings) -> ImageSettings {
 }
 
 /// Takes the first full list in before anything else happens, then follows the host's events.
-async fn follow_host(node: &Arc<Node>, tasks: &mut Supervisor) {
+async fn follow_host(node: &Arc<Node>, tasks: &mut Supervisor, stop: &CancellationToken) {
     let Some(mut events) = node.host.hypervisor.take_events() else {
         return;
     };
+    let mut monitor = Monitor::new(node.clone());
     if let Some(event) = events.recv().await {
-        monitor::take(node, event).await;
+        monitor.take(event).await;
     }
-    let node = node.clone();
-    tasks.spawn("the host's events", async move {
-        monitor::follow(node, events).await;
+    let stop = stop.clone();
+    tasks.spawn(MONITOR, async move {
+        monitor.follow(events, stop).await;
         Ok::<(), String>(())
     });
 }
@@ -378,6 +385,6 @@ fn status(node: &Node, link: &LinkStatus, started: &Started, since: Instant) -> 
         requests: node.count(&node.counters.received),
         failed_requests: node.count(&node.counters.failed),
         late_requests: node.count(&node.counters.expired),
-        held_guests: node.held.lines(),
+        held_guests: [node.held.lines(), node.thaws.lines()].concat(),
     }
 }

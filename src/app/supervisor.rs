@@ -37,8 +37,13 @@ impl Supervisor {
         AppError::Task { task: self.names.remove(&id).unwrap_or("a task"), reason }
     }
 
-    /// Waits until the tasks named in `ending` have ended by themselves, then drops the others; gives those that had not after `patience`.
+    /// [`Supervisor::wait`]s, then drops the other tasks.
     pub(super) async fn finish(mut self, ending: &[&'static str], patience: Duration) -> Vec<&'static str> {
+        self.wait(ending, patience).await
+    }
+
+    /// Waits until the tasks named in `ending` have ended by themselves; gives those that had not after `patience`.
+    pub(super) async fn wait(&mut self, ending: &[&'static str], patience: Duration) -> Vec<&'static str> {
         let deadline = Instant::now() + patience;
         while self.names.values().any(|name| ending.contains(name)) {
             let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next_with_id()).await else {
@@ -53,7 +58,7 @@ impl Supervisor {
                 tracing::error!("{name}: {reason}");
             }
         }
-        self.names.into_values().filter(|name| ending.contains(name)).collect()
+        self.names.values().copied().filter(|name| ending.contains(name)).collect()
     }
 }
 

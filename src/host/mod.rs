@@ -5,6 +5,7 @@
 //! deadline ends in [`ErrorKind::Unknown`]: it may still happen, so the caller reconciles and never assumes failure. One guest's stuck operation
 //! delays no other guest.
 
+pub mod agent;
 pub mod cloudinit;
 mod disks;
 mod error;
@@ -99,9 +100,10 @@ pub trait Hypervisor: Send + Sync {
     async fn change_volumes(&self, id: GuestId, volumes: &[(String, String)]) -> Result<Change>;
 
     /// A running guest goes on with other images, as (present, new) paths, all at the same moment; each new one is there, is empty and is based on
-    /// its present one. File systems are frozen meanwhile when the guest's agent does that, and always thawed. Unchanged when it
-    /// uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
-    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change>;
+    /// its present one. Unchanged when it uses them already. [`ErrorKind::Unknown`] leaves open which ones it uses: both show the same.
+    /// `freeze`: the guest's agent is told to freeze the file systems meanwhile, and to thaw them afterwards whatever happened; whether it did
+    /// is not part of the result.
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)], freeze: bool) -> Result<Change>;
 
     /// Running guests that QEMU holds because a disk could not be written or read. Asks their monitors only, and none that does not answer
     /// keeps the others from being told.

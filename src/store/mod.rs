@@ -21,6 +21,7 @@
 //! books, and a crash in between would leave volumes or domains that no file knows. What it lists at start is finished or taken back
 //! before the first request is taken.
 
+mod batch;
 mod disk;
 mod error;
 mod files;

@@ -12,7 +12,7 @@ use super::files::{Files, Former};
 use super::journal::{self, Journal, JournalWriter};
 use super::load::{load, KeptParts};
 use super::look::Onlooker;
-use super::{identity, marker, DataFile, Identity, Loaded, RunMarker, Source, StoreError};
+use super::{batch, identity, marker, DataFile, Identity, Loaded, RunMarker, Source, StoreError};
 
 /// The handle of whoever changes a book. Clones share the writer.
 #[derive(Clone)]
@@ -156,20 +156,7 @@ struct BooksWriter {
 
 impl BooksWriter {
     async fn run(mut self, source: Arc<dyn Source>, stop: CancellationToken) -> Result<(), StoreError> {
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.cancelled(), if !self.requests.is_closed() => {
-                    self.requests.close();
-                    continue;
-                }
-                request = self.requests.recv() => request,
-            };
-            let Some(first) = first else { break };
-            let mut batch = vec![first];
-            while let Ok(request) = self.requests.try_recv() {
-                batch.push(request);
-            }
+        while let Some(batch) = batch::next(&mut self.requests, &stop).await {
             self.serve(batch, &source).await?;
         }
         if self.unwritten.is_empty() {
@@ -198,8 +185,7 @@ impl BooksWriter {
     /// The outer error says that the writer can't go on.
     async fn write(&self, files: BTreeSet<DataFile>, source: &Arc<dyn Source>) -> Result<Result<(), StoreError>, StoreError> {
         let (shelf, source) = (Arc::clone(&self.shelf), Arc::clone(source));
-        let write = tokio::task::spawn_blocking(move || shelf.write(&files, &*source));
-        write.await.map_err(|_| StoreError::Closed)
+        batch::blocking(move || shelf.write(&files, &*source)).await
     }
 }
 

@@ -133,6 +133,11 @@ impl Context {
         self.event(Message::new(id).string(Key::Instance, guest.to_string()));
     }
 
+    /// Sends the event that a guest is gone; see [`Node::announce_end`](super::Node).
+    pub(in crate::txn) fn announce_end(&self, event: Message) {
+        self.node.announce_end(event.from_session(self.session.0));
+    }
+
     /// Sends a message to the Core's own transaction that asked; dropped when its connection is gone.
     pub fn notify(&self, message: Message) {
         self.node.outbox.send(Some(self.link), message.from_session(self.session.0).to_session(self.request.from));

@@ -56,6 +56,12 @@ impl Engine {
     /// From now on this Core asks.
     pub fn joined(&mut self, core: Asker) {
         self.audit.joined(core);
+        self.node.missed.joined(self.node.outbox.as_ref());
+    }
+
+    /// No Core has us any more.
+    pub fn left(&self) {
+        self.node.missed.left();
     }
 
     /// How many transactions run.

@@ -7,7 +7,8 @@
 //!
 //! `engine` hands out sessions and deadlines; `audit` notes what was changed and for whom; `handlers` has one file per transaction and the one dispatch table; `node` is the
 //! state they share; `undo` takes steps back; `monitor` turns the host's events into the node's; `usage` keeps the figures of running guests;
-//! `guard` watches over guests of shared pools; `held` over those whose disk is full;
+//! `guard` watches over guests of shared pools; `held` over those whose disk is full; `thaws` over those that a snapshot has frozen;
+//! `missed` keeps what the Core has to hear of a guest's end;
 //! `transfer` carries disks from and to image servers; `recovery` finishes or takes back what a crash left half done.
 //!
 //! What a transaction is about to do is written to the journal ([`crate::store::journal`]) before it is done, as `undo`'s steps, which are data; that
@@ -22,6 +23,7 @@ pub mod guard;
 pub mod handlers;
 pub mod held;
 mod media;
+mod missed;
 pub mod monitor;
 pub mod node;
 mod params;
@@ -31,6 +33,7 @@ mod session;
 mod setting;
 #[cfg(test)]
 mod testing;
+pub mod thaws;
 mod transfer;
 mod undo;
 pub mod usage;

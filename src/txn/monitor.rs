@@ -2,49 +2,87 @@
 //!
 //! Contract: a guest that changes behind our back is told to the Core as soon as libvirt tells us. While a transaction
 //! works on a guest, the transaction tells the Core, so that an answer comes before its events. After every reconnect
-//! all guests are compared, so nothing that happened meanwhile is missed, and what could not be cleaned up without libvirt is.
+//! all guests are compared, so nothing that happened meanwhile is missed, and what could not be cleaned up without libvirt is; whatever
+//! works on that belongs to the [`Monitor`].
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::{DomainStatus, ErrorKind, HostEvent};
 use crate::model::{GuestId, PowerState};
 
 use super::node::jobs::Job;
-use super::{media, recovery, Failure, Node};
+use super::recovery::Rounds;
+use super::{media, Failure, Node};
 
-/// Follows the hypervisor's events until their sender is gone.
-pub async fn follow(node: Arc<Node>, mut events: mpsc::Receiver<HostEvent>) {
-    while let Some(event) = events.recv().await {
-        take(&node, event).await;
-    }
+/// How long what is being cleaned up has to come to the end of a step when the service ends.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes the host's events in.
+pub struct Monitor {
+    node: Arc<Node>,
+    rounds: Rounds,
 }
 
-/// Takes one event in.
-pub async fn take(node: &Arc<Node>, event: HostEvent) {
-    match event {
-        HostEvent::Connected(domains) => {
-            tracing::info!(domains = domains.len(), "connected to libvirt");
-            resync(node, &domains);
-            node.held.wake();
-            recovery::after_return(node);
-            media::compare(node).await;
-        }
-        HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
-        HostEvent::Power { id, power } => settle(node, id, power).await,
-        HostEvent::Held(id) => {
-            settle(node, id, PowerState::Running).await;
-            node.held.wake();
-        }
-        HostEvent::Undefined(id) => {
-            if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
-                tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");
+impl Monitor {
+    /// The one of this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { rounds: Rounds::new(node.clone()), node }
+    }
+
+    /// Follows the hypervisor's events until their sender is gone, or the service ends.
+    pub async fn follow(mut self, mut events: mpsc::Receiver<HostEvent>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                event = events.recv() => match event {
+                    Some(event) => self.take(event).await,
+                    None => break,
+                },
+                () = self.rounds.reap() => {}
             }
         }
-        HostEvent::Defined(id) => returned(node, id).await,
+        self.rounds.end(PATIENCE).await;
+    }
+
+    /// Takes one event in.
+    pub async fn take(&mut self, event: HostEvent) {
+        let node = &self.node;
+        match event {
+            HostEvent::Connected(domains) => {
+                tracing::info!(domains = domains.len(), "connected to libvirt");
+                resync(node, &domains);
+                node.held.wake();
+                self.rounds.begin();
+                media::compare(node).await;
+            }
+            HostEvent::Disconnected(reason) => tracing::warn!("lost libvirt, connecting again: {reason}"),
+            HostEvent::Power { id, power } => settle(node, id, power).await,
+            HostEvent::Held(id) => {
+                settle(node, id, PowerState::Running).await;
+                node.held.wake();
+            }
+            HostEvent::Undefined(id) => {
+                if node.jobs.current(id).is_none() && moved(node, id, PowerState::Lost) {
+                    tracing::error!(guest = %id, "the guest's libvirt domain was undefined by somebody else; it is marked lost");
+                }
+            }
+            HostEvent::Defined(id) => returned(node, id).await,
+        }
+    }
+
+    /// Waits until everything is cleaned up that can be.
+    #[cfg(test)]
+    pub(super) async fn rest(&mut self) {
+        while self.rounds.is_busy() {
+            self.rounds.reap().await;
+        }
     }
 }
 

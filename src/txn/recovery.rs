@@ -2,15 +2,18 @@
 //!
 //! Contract: every open record of the journal is gone through, in its order: carried out when its transaction had succeeded, else taken back. A
 //! server that does not answer is not waited for; what it would be needed for stays in the journal, and is tried again before the next change of
-//! the guest, when libvirt is back after it was away, and at the next start. The log says what became of each.
+//! the same guest, pools or addresses, when libvirt is back after it was away ([`Rounds`]), and at the next start. The log says what became of each.
 //!
 //! An earlier version kept no journal: a guest whose system disk was being filled is marked in the books, and is removed with all that it had
 //! (contract §14 B13); where that fails it stays, is reported as not created and can be deleted. An image that was to replace the
 //! disk of a finished guest is removed; the guest keeps the disk that it had.
 
 mod rebuild;
+mod rounds;
+mod turn;
 
 use std::collections::BTreeSet;
+use std::future::{pending, Future};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +21,17 @@ use std::time::Duration;
 use tokio::time::{timeout, Instant};
 
 pub use rebuild::rebuild;
+pub(super) use rounds::Rounds;
 
 use super::handlers::{remains, welcome};
 use super::node::jobs::Job;
 use super::undo::{is_move, resolve, Resolved, Silent};
 use super::volumes::live;
-use super::{Failure, Node};
+use super::{missed, Failure, Node};
 use crate::model::{GuestId, Pool, VolumeGroup};
-use crate::store::journal::{Course, OpenRecord};
+use crate::store::journal::{Course, Intent, OpenRecord};
 use crate::store::DataFile;
-
-/// How long a guest is waited for on which another transaction has begun something.
-const JOB_PATIENCE: Duration = Duration::from_secs(60);
+use turn::Turn;
 
 /// How long a pool may take to remove a file.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,57 +40,55 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub async fn clean_up(node: &Arc<Node>) {
     go_through_journal(node).await;
     remove_unfinished(node).await;
+    suspect_merges(node);
 }
 
 async fn go_through_journal(node: &Arc<Node>) {
     let mut silent = Silent::default();
     for record in node.store.journal().open_records() {
-        let (what, since) = (&record.intent.what, &record.since);
-        let guests: Vec<String> = record.intent.guests.iter().map(ToString::to_string).collect();
-        let about = if guests.is_empty() { String::new() } else { format!(" of guest {}", guests.join(", ")) };
-        match resolve(node, record.number, Some(&mut silent)).await {
-            Resolved::Done(Course::Back) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is taken back"),
-            Resolved::Done(Course::Forward) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is completed"),
-            Resolved::Left(failure @ Failure::Undecided(_)) => tracing::info!("{what}{about}, begun at {since}, may go on: {failure}"),
-            Resolved::Left(failure) => {
-                tracing::error!("{what}{about}, begun at {since}, had not ended, and can't be cleaned up yet: {failure}");
-            }
-            Resolved::Nothing => {}
+        end(node, &record, &mut silent).await;
+    }
+}
+
+/// Ends a record on which nobody works, and says what became of it.
+async fn end(node: &Arc<Node>, record: &OpenRecord, silent: &mut Silent) {
+    let OpenRecord { intent: Intent { what, guests, .. }, since, .. } = record;
+    let guests: Vec<String> = guests.iter().map(ToString::to_string).collect();
+    let about = if guests.is_empty() { String::new() } else { format!(" of guest {}", guests.join(", ")) };
+    match resolve(node, record.number, Some(silent)).await {
+        Resolved::Done(Course::Back) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is taken back"),
+        Resolved::Done(Course::Forward) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is completed"),
+        Resolved::Left(failure @ Failure::Undecided(_)) => tracing::info!("{what}{about}, begun at {since}, may go on: {failure}"),
+        Resolved::Left(failure) => {
+            tracing::error!("{what}{about}, begun at {since}, had not ended, and can't be cleaned up yet: {failure}");
         }
+        Resolved::Nothing => {}
     }
 }
 
 /// Takes back, or completes, what a transaction left that ended in a panic.
 pub(super) async fn after_panic(node: &Arc<Node>, records: &[u64]) {
-    for record in records.iter().filter_map(|number| node.store.journal().record(*number)) {
-        take_up(node, &record).await;
+    for number in records {
+        take_up(node, *number, pending()).await;
     }
 }
 
-/// libvirt is there again: what transactions could not take back or finish without it is tried again, beside everything else. One that fails in this
-/// very moment is waited for. What is not about guests is tried again when the Core asks for it anew.
-pub(super) fn after_return(node: &Arc<Node>) {
-    let open = node.store.journal().open_records();
-    for record in open.into_iter().filter(|record| !record.intent.guests.is_empty()) {
-        let node = node.clone();
-        tokio::spawn(async move { take_up(&node, &record).await });
-    }
-}
-
-/// Ends a record as soon as nobody else works on its guests.
-async fn take_up(node: &Arc<Node>, record: &OpenRecord) {
-    let what = &record.intent.what;
-    let mut jobs = Vec::new();
-    for guest in &record.intent.guests {
-        match node.jobs.outlast(*guest, Job::Configure, Instant::now() + JOB_PATIENCE).await {
-            Ok(job) => jobs.push(job),
-            Err(failure) => return tracing::warn!("what {what} had begun can't be cleaned up yet: {failure}"),
+/// Ends a record as soon as nobody else works on what it is about; waits for that until `given_up`.
+async fn take_up(node: &Arc<Node>, number: u64, given_up: impl Future<Output = ()>) {
+    let Some(record) = node.store.journal().record(number) else { return };
+    let turn = tokio::select! {
+        biased;
+        turn = Turn::of(node, &record) => turn,
+        () = given_up => return,
+    };
+    match turn {
+        Ok(_turn) => end(node, &record, &mut Silent::default()).await,
+        // Whoever is at it ends it, or is waited for the next time.
+        Err(_) if node.store.journal().record(number).is_none_or(|record| record.running) => {}
+        Err(failure) => {
+            let OpenRecord { intent, since, .. } = record;
+            tracing::warn!("{}, begun at {since}, had not ended, and can't be cleaned up yet: {failure}", intent.what);
         }
-    }
-    match resolve(node, record.number, Some(&mut Silent::default())).await {
-        Resolved::Done(_) => tracing::warn!("what {what} had begun is cleaned up"),
-        Resolved::Left(Failure::Undecided(_)) | Resolved::Nothing => {}
-        Resolved::Left(failure) => tracing::error!("what {what} had begun can't be cleaned up yet: {failure}"),
     }
 }
 
@@ -160,15 +160,20 @@ async fn discard(node: &Arc<Node>, id: GuestId, silent: &mut BTreeSet<String>) {
     }
 }
 
-/// Lets the snapshots go whose deletion the last run left half done in running guests: beside everything else, for QEMU may have much to copy.
-pub async fn complete_merges(node: &Arc<Node>) {
-    let guests: Vec<GuestId> = {
-        let groups = &node.books.lock().storage.groups;
-        groups.iter().filter(|(_, group)| !group.snapshots.is_empty()).map(|(id, _)| *id).collect()
-    };
-    for id in guests {
-        if let Err(failure) = live::resume(node, id).await {
-            tracing::warn!(guest = %id, "whether a snapshot's deletion broke off can't be seen now: {failure}");
+/// Guests in which the last run may have left the deletion of a snapshot half done.
+fn suspect_merges(node: &Node) {
+    let books = node.books.lock();
+    let with_snapshots = books.storage.groups.iter().filter(|(_, group)| !group.snapshots.is_empty());
+    node.broken_merges.lock().extend(with_snapshots.map(|(id, _)| *id));
+}
+
+/// Lets the snapshots go whose deletion has broken off in running guests. Takes as long as QEMU does, which may have much to copy.
+pub(super) async fn complete_merges(node: &Node) {
+    let suspects: Vec<GuestId> = node.broken_merges.lock().iter().copied().collect();
+    for id in suspects {
+        match live::resume(node, id).await {
+            Ok(()) | Err(Failure::NoSuchGuest(_)) => drop(node.broken_merges.lock().remove(&id)),
+            Err(failure) => tracing::warn!(guest = %id, "whether a snapshot's deletion broke off can't be seen now: {failure}"),
         }
     }
 }
@@ -180,6 +185,7 @@ async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
     let group: VolumeGroup = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
     remains::delete_volumes(node, id, &group).await?;
     node.books.lock().remove(id);
+    node.missed.keep(missed::not_created(id, "its creation broke off, and was taken back"));
     node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await
 }
 

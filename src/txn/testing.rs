@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::monitor::Monitor;
 use super::node::Books;
 use super::node::NodeSettings;
-use super::{monitor, Engine, Node, Outbox};
+use super::{Engine, Node, Outbox};
 use crate::host::sim::{SimHost, SimProcess};
 use crate::host::HostEvent;
 use crate::model::{GuestId, LOCAL_POOL};
@@ -57,6 +58,7 @@ pub(super) struct Rig {
     pub(super) sim: SimHost,
     pub(super) node: Arc<Node>,
     pub(super) engine: RecordedEngine,
+    pub(super) monitor: Monitor,
     pub(super) disk: TestDisk,
     pub(super) directory: tempfile::TempDir,
     outbox: Arc<Recorder>,
@@ -98,7 +100,8 @@ impl Rig {
         let settings = NodeSettings { bridge: "br0".into(), name: name.into(), pools_dir: "/pools".into() };
         let node = Arc::new(Node::new(sim.host(), books, opened.store, outbox.clone(), settings));
         let engine = RecordedEngine::new(Engine::new(node.clone(), TIMEOUT), &node, record);
-        Self { sim, node, engine, disk, directory, outbox, events: None, _stop: stop.drop_guard() }
+        let monitor = Monitor::new(node.clone());
+        Self { sim, node, engine, monitor, disk, directory, outbox, events: None, _stop: stop.drop_guard() }
     }
 
     fn listen(&mut self) {
@@ -113,14 +116,14 @@ impl Rig {
     /// Hands what the host told so far to the monitor.
     pub(super) async fn take_host_events(&mut self) {
         while let Some(Ok(event)) = self.events.as_mut().map(tokio::sync::mpsc::Receiver::try_recv) {
-            monitor::take(&self.node, event).await;
+            self.monitor.take(event).await;
         }
     }
 
     /// Waits until the host tells something, and hands it to the monitor.
     pub(super) async fn next_host_event(&mut self) {
         let event = self.events.as_mut().unwrap().recv().await.unwrap();
-        monitor::take(&self.node, event).await;
+        self.monitor.take(event).await;
     }
 
     /// Sends a request as the Core and waits for its answer; what comes besides stays in [`Rig::sent`].

@@ -15,8 +15,9 @@ use cell::proto::member::{Action, LinkStatus, MemberEvent, Membership, Membershi
 use cell::proto::message::Message;
 use cell::proto::transport::TransportConfig;
 use cell::store::{encode, DataFile, Store};
+use cell::txn::monitor::Monitor;
 use cell::txn::node::{Books, NodeSettings};
-use cell::txn::{monitor, Engine, Node, Outbox};
+use cell::txn::{Engine, Node, Outbox};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, Instant};
@@ -64,6 +65,7 @@ enum Packet {
 pub struct Domain {
     pub sim: SimHost,
     pub node: Arc<Node>,
+    monitor: Monitor,
     pub engine: Engine,
     pub hub: Hub,
     pub member: Membership,
@@ -118,6 +120,7 @@ impl Domain {
         let now = Instant::now();
         let mut domain = Self {
             sim,
+            monitor: Monitor::new(node.clone()),
             node,
             engine,
             hub,
@@ -195,7 +198,7 @@ impl Domain {
             sent = self.outgoing.recv() => sent,
             () = self.engine.reap() => None,
             Some(event) = self.events.recv() => {
-                monitor::take(&self.node, event).await;
+                self.monitor.take(event).await;
                 None
             }
             () = sleep_until(next) => None,

@@ -10,8 +10,9 @@ use cell::host::HostEvent;
 use cell::model::{GuestConfig, GuestId};
 use cell::proto::message::{Key, Message, MessageId};
 use cell::store::{DataFile, Store};
+use cell::txn::monitor::Monitor;
 use cell::txn::node::{Books, NodeSettings};
-use cell::txn::{monitor, recovery, Engine, Node, Outbox};
+use cell::txn::{recovery, Engine, Node, Outbox};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -71,6 +72,7 @@ impl Outbox for Answers {
 pub struct Takeover {
     pub sim: SimHost,
     pub node: Arc<Node>,
+    monitor: Monitor,
     /// The host before.
     pub before: SimState,
     engine: Engine,
@@ -111,7 +113,8 @@ impl Takeover {
         let settings = NodeSettings { bridge: "br0".into(), name: "Cell_46cb03aa47c4".into(), pools_dir: "/pools".into() };
         let node = Arc::new(Node::new(host, books, opened.store, Arc::new(Answers(sender)), settings));
         let engine = Engine::new(node.clone(), Duration::from_secs(10));
-        let mut cell = Self { sim, node, before, engine, answers, events, place, _stop: stop.drop_guard() };
+        let mut cell =
+            Self { sim, monitor: Monitor::new(node.clone()), node, before, engine, answers, events, place, _stop: stop.drop_guard() };
         cell.take_host_events().await;
         recovery::clean_up(&cell.node).await;
         cell.node.save(&DataFile::ALL).await.unwrap();
@@ -138,7 +141,7 @@ impl Takeover {
 
     async fn take_host_events(&mut self) {
         while let Ok(event) = self.events.try_recv() {
-            monitor::take(&self.node, event).await;
+            self.monitor.take(event).await;
         }
     }
 

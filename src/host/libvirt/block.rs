@@ -14,7 +14,7 @@ use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
 use virt::sys;
 
-use crate::host::{Change, ErrorKind, HostError, Result};
+use crate::host::{agent, Change, ErrorKind, HostError, Result};
 use crate::model::{GuestId, PowerState};
 
 use super::connection::Connection;
@@ -25,9 +25,6 @@ use super::xml::{Node, Xml};
 
 /// Seconds that the guest's agent gets to freeze or thaw.
 const AGENT_PATIENCE: i32 = 3;
-
-/// How often thawing is tried.
-const THAWS: u32 = 3;
 
 const SNAPSHOT: u32 = sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
     | sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
@@ -63,7 +60,7 @@ pub(super) fn change_volumes(connection: &Connection, id: GuestId, volumes: &[(S
 }
 
 /// Lets a running guest go on with other images.
-pub(super) fn switch(connection: &Connection, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+pub(super) fn switch(connection: &Connection, id: GuestId, images: &[(String, String)], freeze: bool) -> Result<Change> {
     let what = format!("cannot take a snapshot of guest {id}, which is running");
     let domain = find_running(connection, id, &what)?;
     let document = live(&domain, &what)?;
@@ -72,14 +69,12 @@ pub(super) fn switch(connection: &Connection, id: GuestId, images: &[(String, St
     }
     let order = snapshot(&document, images, &what)?;
     let begun = Instant::now();
-    let frozen = agent_is_there(&document) && freeze(&domain, id);
+    let frozen = freeze && has_frozen(&domain, id);
     let froze = begun.elapsed();
     let done = DomainSnapshot::create_xml(&domain, &order, SNAPSHOT);
     let switched = begun.elapsed().saturating_sub(froze);
-    if agent_is_there(&document) {
-        thaw(&domain, id, frozen);
-    }
-    if frozen {
+    // Also after a freeze that seemed to fail: its command may have reached the guest.
+    if freeze && thawed(&domain, id) && frozen {
         let [whole, froze, switched] = [begun.elapsed(), froze, switched].map(|time| time.as_millis());
         tracing::info!(
             guest = %id,
@@ -154,36 +149,22 @@ fn snapshot(document: &Node, images: &[(String, String)], what: &str) -> Result<
     })
 }
 
-/// True when an agent in the guest has opened its channel.
-fn agent_is_there(document: &Node) -> bool {
-    let devices = document.find(&["devices"]).into_iter().flat_map(|devices| &devices.children);
-    let mut channels = devices.filter(|device| device.name == "channel").filter_map(|channel| channel.find(&["target"]));
-    channels.any(|target| target.attribute("name") == Some("org.qemu.guest_agent.0") && target.attribute("state") == Some("connected"))
-}
-
 /// Freezes the guest's file systems; a guest that can't is snapshotted all the same, as after a power cut.
-fn freeze(domain: &Domain, id: GuestId) -> bool {
-    match domain.qemu_agent_command(r#"{"execute":"guest-fsfreeze-freeze"}"#, AGENT_PATIENCE, 0) {
-        Ok(_) => true,
-        Err(error) => {
-            tracing::warn!(guest = %id, "the snapshot is taken without freezing its file systems: {}", error.message());
-            false
-        }
+fn has_frozen(domain: &Domain, id: GuestId) -> bool {
+    let done = domain.qemu_agent_command(agent::FREEZE, AGENT_PATIENCE, 0);
+    if let Err(error) = &done {
+        tracing::warn!(guest = %id, "the snapshot is taken without freezing its file systems: {}", error.message());
     }
+    done.is_ok()
 }
 
-/// Thaws, also after a freeze that seemed to fail: its command may have reached the guest.
-fn thaw(domain: &Domain, id: GuestId, frozen: bool) {
-    let mut last = String::new();
-    for _ in 0..if frozen { THAWS } else { 1 } {
-        match domain.qemu_agent_command(r#"{"execute":"guest-fsfreeze-thaw"}"#, AGENT_PATIENCE, 0) {
-            Ok(_) => return,
-            Err(error) => error.message().clone_into(&mut last),
-        }
+/// One try; whoever wanted them frozen goes on trying.
+fn thawed(domain: &Domain, id: GuestId) -> bool {
+    let done = domain.qemu_agent_command(agent::THAW, AGENT_PATIENCE, 0);
+    if let Err(error) = &done {
+        tracing::warn!(guest = %id, "its agent has not thawed its file systems: {}", error.message());
     }
-    if frozen {
-        tracing::error!(guest = %id, "the guest's file systems may still be frozen, for its agent does not thaw them: {last}");
-    }
+    done.is_ok()
 }
 
 /// The document with other volumes, and the pools of those that were changed.

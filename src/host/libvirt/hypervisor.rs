@@ -197,9 +197,9 @@ impl Hypervisor for Libvirt {
         Ok(if pools.is_empty() { Change::Unchanged } else { Change::Changed })
     }
 
-    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)], freeze: bool) -> Result<Change> {
         let (images, what) = (images.to_vec(), format!("take a snapshot of guest {id}"));
-        let work = move |connection: &Connection| block::switch(connection, id, &images);
+        let work = move |connection: &Connection| block::switch(connection, id, &images, freeze);
         self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 

@@ -76,6 +76,19 @@ pub enum Operation {
     Pools,
 }
 
+impl Operation {
+    /// False for what is done without libvirtd, which may be away then: images, transfers, shared storage, the network.
+    pub(super) fn needs_libvirt(self) -> bool {
+        use Operation as O;
+        let images =
+            [O::InspectDisk, O::ListFiles, O::Overlay, O::Compact, O::Replace, O::SetAside, O::PutBack, O::RemoveFile, O::ResizeImage];
+        let merges = [O::Merge, O::Unmerge, O::Settle, O::Rebase, O::Persist];
+        let transfers = [O::Fetch, O::Install, O::Discard, O::Upload, O::FetchMedia, O::DiscardMedia];
+        let others = [O::LoadShared, O::SaveShared, O::EraseShared, O::Claim, O::SetClaim, O::Bridge, O::Neighbours];
+        ![&images[..], &merges, &transfers, &others].iter().any(|group| group.contains(&self))
+    }
+}
+
 /// Whether a failing operation was carried out all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -107,6 +120,8 @@ pub(super) struct Plan {
     /// Numbers of the operations that failed on demand.
     met: Vec<u64>,
     by_number: BTreeMap<u64, Fault>,
+    /// libvirtd goes away when this one is asked for.
+    last: Option<u64>,
     by_operation: HashMap<Operation, VecDeque<Fault>>,
     pub(super) latency: HashMap<Operation, Duration>,
     pub(super) deadline: Duration,
@@ -120,6 +135,7 @@ impl Default for Plan {
             begun: 0,
             met: Vec::new(),
             by_number: BTreeMap::new(),
+            last: None,
             by_operation: HashMap::new(),
             latency: HashMap::new(),
             deadline: Duration::from_secs(10),
@@ -157,7 +173,18 @@ impl Plan {
         self.by_number.insert(self.begun + nth, fault);
     }
 
+    /// libvirtd goes away when the `nth` operation from now is asked for.
+    pub(super) fn leave_at(&mut self, nth: u64) {
+        self.last = Some(self.begun + nth);
+    }
+
+    /// True when it is time to go away.
+    pub(super) fn leaves(&mut self) -> bool {
+        self.last.take_if(|last| *last <= self.begun).is_some()
+    }
+
     pub(super) fn clear(&mut self) {
+        self.last = None;
         self.by_number.clear();
         self.by_operation.clear();
     }

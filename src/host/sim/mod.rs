@@ -152,9 +152,19 @@ impl SimHost {
         self.inner.plan.lock().shutdown_time = time;
     }
 
-    /// libvirtd goes away: [`HostEvent::Disconnected`], and everything but the bridge is unavailable. Guests run on.
+    /// libvirtd goes away: [`HostEvent::Disconnected`], and what needs it is unavailable. Guests run on, and so do images and servers.
     pub fn disconnect(&self, reason: &str) {
         self.inner.world.lock().disconnect(reason);
+    }
+
+    /// libvirtd goes away when the `nth` operation from now is asked for; 1 is the next one.
+    pub fn disconnect_at(&self, nth: u64) {
+        self.inner.plan.lock().leave_at(nth);
+    }
+
+    /// False while libvirtd is away.
+    pub fn is_connected(&self) -> bool {
+        self.inner.world.lock().connected()
     }
 
     /// libvirtd is back: [`HostEvent::Connected`] with everything.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout, Instant};
 
 use super::super::{
-    Applied, Bridge, Change, DefinedDomain, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter,
+    agent, Applied, Bridge, Change, DefinedDomain, DiskSpace, DomainEdit, DomainSample, DomainStatus, ErrorKind, FilterState, GuestFilter,
     HeldGuest, HostError, HostEvent, Hypervisor, LiveMerge, Neighbour, Network, NfsSource, PoolStatus, Progress, Result, Storage,
     VolumeInfo,
 };
@@ -17,6 +17,9 @@ use super::share::SimShare;
 use super::world::World;
 use super::SimHost;
 use crate::model::{GuestConfig, GuestId, Pool, PowerState};
+
+/// How long an agent may take to freeze or thaw.
+const AGENT_PATIENCE: Duration = Duration::from_secs(3);
 
 impl SimHost {
     /// Waits out latency and hanging, then changes the world, or fails as planned.
@@ -28,11 +31,15 @@ impl SimHost {
     ) -> Result<T> {
         let process = self.process();
         process.point().await;
-        let (fault, latency, deadline) = {
+        let (fault, leaves, latency, deadline) = {
             let mut plan = self.inner.plan.lock();
-            (plan.begin(operation), plan.latency.get(&operation).copied(), plan.deadline)
+            (plan.begin(operation), plan.leaves(), plan.latency.get(&operation).copied(), plan.deadline)
         };
-        if !self.inner.world.lock().connected() {
+        if leaves {
+            self.disconnect("libvirtd has died");
+        }
+        let needs_libvirt = operation.needs_libvirt();
+        if needs_libvirt && !self.inner.world.lock().connected() {
             return Err(HostError::new(ErrorKind::Unavailable, format!("{operation:?}: not connected to the simulated host")));
         }
         let wait = async {
@@ -51,7 +58,7 @@ impl SimHost {
         }
         let result = {
             let mut world = self.inner.world.lock();
-            if !world.connected() {
+            if needs_libvirt && !world.connected() {
                 return Err(HostError::new(ErrorKind::Unknown, format!("{operation:?}: the connection broke meanwhile")));
             }
             world.act(act)
@@ -189,8 +196,15 @@ impl Hypervisor for SimHost {
         self.run(Operation::ChangeVolumes, Some(id), |world| world.change_volumes(id, volumes)).await
     }
 
-    async fn switch_disks(&self, id: GuestId, images: &[(String, String)]) -> Result<Change> {
-        self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await
+    async fn switch_disks(&self, id: GuestId, images: &[(String, String)], freeze: bool) -> Result<Change> {
+        if freeze {
+            let _ = self.agent(id, agent::FREEZE, AGENT_PATIENCE).await;
+        }
+        let done = self.run(Operation::SwitchDisks, Some(id), |world| world.switch_disks(id, images)).await;
+        if freeze {
+            let _ = self.agent(id, agent::THAW, AGENT_PATIENCE).await;
+        }
+        done
     }
 
     async fn held(&self) -> Result<Vec<HeldGuest>> {

@@ -7,7 +7,8 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 
 use super::super::{
-    Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, FailedDisk, HostError, HostEvent, Neighbour, NfsSource, Result, VolumeInfo,
+    agent, Change, DiskSpace, DomainSample, DomainStatus, ErrorKind, FailedDisk, HostError, HostEvent, Neighbour, NfsSource, Result,
+    VolumeInfo,
 };
 use super::disks::SimLayer;
 use super::images::{SimImage, SimPart};
@@ -63,6 +64,8 @@ pub struct SimDomain {
     pub filtered: bool,
     /// The disk because of which QEMU holds it.
     pub held: Option<FailedDisk>,
+    /// Its agent has frozen its file systems.
+    pub frozen: bool,
 }
 
 /// A pool: a directory, or an export that is mounted there.
@@ -214,6 +217,7 @@ impl World {
             filter: guest.security.clone(),
             filtered: true,
             held: None,
+            frozen: false,
         };
         self.state.stray_filters.remove(&guest.id);
         self.state.domains.insert(guest.id, domain);
@@ -264,7 +268,7 @@ impl World {
         self.end_merges();
         let Some(domain) = self.state.domains.get_mut(&id) else { return Change::Unchanged };
         domain.power = power;
-        domain.held = None;
+        (domain.held, domain.frozen) = (None, false);
         domain.live = (power == PowerState::Running).then(|| domain.config.clone());
         if power == PowerState::Running {
             self.started.insert(id, Instant::now());
@@ -299,8 +303,16 @@ impl World {
     }
 
     /// The agent of a running guest.
-    pub(super) fn agent(&self, id: GuestId, command: &str) -> Result<String> {
+    pub(super) fn agent(&mut self, id: GuestId, command: &str) -> Result<String> {
         self.running(id)?;
+        let answer = self.agent_answer(id, command)?;
+        if [agent::FREEZE, agent::THAW].contains(&command) {
+            self.get_mut(id)?.frozen = command == agent::FREEZE;
+        }
+        Ok(answer)
+    }
+
+    fn agent_answer(&self, id: GuestId, command: &str) -> Result<String> {
         let name =
             serde_json::from_str::<serde_json::Value>(command).ok().and_then(|command| Some(command.get("execute")?.as_str()?.to_owned()));
         let answer = name.and_then(|name| self.agents.get(&id)?.get(&name).cloned());

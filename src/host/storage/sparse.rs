@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::unistd::{lseek, Whence};
-use rustix::fs::{copy_file_range, fadvise, ioctl_ficlone, Advice};
+use rustix::fs::{copy_file_range, fadvise, fallocate, ioctl_ficlone, Advice, FallocateFlags};
 
 /// Bytes copied between two looks at whether to go on.
 const STEP: usize = 8 << 20;
@@ -59,6 +59,7 @@ pub(super) fn copy(from: &File, to: &File, length: u64, mut advanced: impl FnMut
     let mut reached = 0;
     for (start, end) in extents(from, length)? {
         go_on(start - reached)?;
+        reserve(to, start, end - start)?;
         let mut offset = start;
         while offset < end {
             let step = usize::try_from(end - offset).unwrap_or(STEP).min(STEP);
@@ -74,6 +75,16 @@ pub(super) fn copy(from: &File, to: &File, length: u64, mut advanced: impl FnMut
     }
     to.set_len(length)?;
     go_on(length.saturating_sub(reached))
+}
+
+/// Takes the room for a part of a file at once, which costs less than page by page, and tells before anything is copied when there is not enough.
+fn reserve(file: &File, start: u64, length: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    match fallocate(file, FallocateFlags::empty(), start, length) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error.into()),
+        // A file system that does not know of this allocates when it writes.
+        _ => Ok(()),
+    }
 }
 
 /// Copies at most `length` bytes; gives how many it were.
@@ -135,6 +146,17 @@ mod tests {
         };
         copy(&from, &to, length, |_| true).unwrap();
         assert!(content(&from, length) == content(&to, length));
+    }
+
+    #[test]
+    fn a_copy_that_finds_no_room_is_not_begun() {
+        let Ok(file) = tempfile::tempfile_in("/dev/shm") else {
+            eprintln!("skipped: no /dev/shm here");
+            return;
+        };
+        assert_eq!(reserve(&file, 0, 1 << 50).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        reserve(&file, 5, 4096).unwrap();
+        assert!(content(&file, 4101) == [0; 4101]);
     }
 
     #[test]

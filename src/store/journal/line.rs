@@ -54,8 +54,6 @@ pub(super) fn write_all(open: &BTreeMap<u64, OpenRecord>) -> Result<Vec<u8>, Sto
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) open: BTreeMap<u64, OpenRecord>,
-    /// The highest number in it.
-    pub(super) last: u64,
     /// Lines that can't be read, with others behind them that can.
     pub(super) damaged: usize,
     /// Bytes at the end that can't be read.
@@ -70,7 +68,6 @@ pub(super) fn read(content: &[u8]) -> Found {
             Some((number, entry)) => {
                 found.damaged += std::mem::take(&mut unread);
                 found.tail = 0;
-                found.last = found.last.max(number);
                 apply(&mut found.open, number, entry, false);
             }
             None => {

@@ -26,8 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::{to_raw_value, RawValue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::{Files, Former};
@@ -50,12 +51,36 @@ pub enum Course {
 }
 
 /// A step of a transaction.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Step {
     /// What it is about, for people: "volume a.qcow2 in pool local0".
     pub about: String,
+    /// As it was written: what is nested too deep for somebody else must not cost the line.
+    data: Box<RawValue>,
+}
+
+impl Step {
+    /// A step of which the transactions make `data`.
+    ///
+    /// # Errors
+    /// It has no JSON form.
+    pub fn new(about: String, data: &impl Serialize) -> serde_json::Result<Self> {
+        Ok(Self { about, data: to_raw_value(data)? })
+    }
+
     /// What the transactions make of it.
-    pub data: Value,
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn data<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(self.data.get())
+    }
+}
+
+impl PartialEq for Step {
+    fn eq(&self, other: &Self) -> bool {
+        self.about == other.about && self.data.get() == other.data.get()
+    }
 }
 
 impl fmt::Debug for Step {
@@ -82,7 +107,7 @@ pub struct Intent {
 /// A record that has not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenRecord {
-    /// Its number: later ones have higher ones.
+    /// Its number, from this start to the next: later ones have higher ones.
     pub number: u64,
     /// When it began: `YYYY-MM-DD HH:MM:SS`, local time.
     pub since: String,
@@ -126,11 +151,15 @@ impl Journal {
         if found.tail > 0 {
             notices.push(Notice::JournalTail { bytes: found.tail });
         }
-        let compact = line::write_all(&found.open)?;
+        // Numbered anew: whatever the file says, there is always a next number.
+        let records = (1..).zip(found.open.into_values());
+        let open: BTreeMap<u64, OpenRecord> = records.map(|(number, record)| (number, OpenRecord { number, ..record })).collect();
+        let last = open.keys().next_back().copied().unwrap_or_default();
+        let compact = line::write_all(&open)?;
         if content.as_ref() != Some(&compact) {
             files.replace(&[(NAME, &compact)], Former::Drop)?;
         }
-        let shared = Arc::new(Shared { open: Mutex::new(found.open), last: AtomicU64::new(found.last) });
+        let shared = Arc::new(Shared { open: Mutex::new(open), last: AtomicU64::new(last) });
         let (queue, requests) = mpsc::unbounded_channel();
         let writer = JournalWriter::new(requests, files.clone(), shared.clone(), compact.len());
         Ok((Self { queue, shared }, writer, notices))
@@ -187,14 +216,10 @@ impl Journal {
         self.shared.open.lock().get(&number).cloned()
     }
 
-    /// Open records about one of these guests, or about none where none is given, on which nobody works, in their order.
-    pub fn left(&self, guests: &[GuestId]) -> Vec<u64> {
+    /// Open records of this kind on which nobody works, in their order.
+    pub fn left(&self, which: impl Fn(&Intent) -> bool) -> Vec<u64> {
         let open = self.shared.open.lock();
-        let about = |intent: &Intent| match guests {
-            [] => intent.guests.is_empty(),
-            guests => intent.guests.iter().any(|guest| guests.contains(guest)),
-        };
-        open.values().filter(|record| !record.running && about(&record.intent)).map(|record| record.number).collect()
+        open.values().filter(|record| !record.running && which(&record.intent)).map(|record| record.number).collect()
     }
 
     /// Takes an open record on which nobody works; none when there is no such record.

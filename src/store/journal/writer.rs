@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{line, Request, Shared, NAME};
+use crate::store::batch::{self, blocking};
 use crate::store::files::{Files, Former};
 use crate::store::StoreError;
 
@@ -37,21 +38,19 @@ impl JournalWriter {
 
     /// Writes until `stop`, then what is queued already.
     pub(in crate::store) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.cancelled(), if !self.requests.is_closed() => {
-                    self.requests.close();
-                    continue;
-                }
-                request = next(&mut self.requests, self.unsynced) => request,
-            };
-            let Some(first) = first else { return Ok(()) };
-            let mut batch: Vec<Request> = first.into_iter().collect();
-            while let Ok(request) = self.requests.try_recv() {
-                batch.push(request);
-            }
+        while let Some(batch) = self.next(&stop).await {
             self.serve(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// What is to be written; nothing when it is time to bring to the disk what was written before; `None` at the end.
+    async fn next(&mut self, stop: &CancellationToken) -> Option<Vec<Request>> {
+        let batch = batch::next(&mut self.requests, stop);
+        if self.unsynced {
+            timeout(IDLE, batch).await.unwrap_or_else(|_| Some(Vec::new()))
+        } else {
+            batch.await
         }
     }
 
@@ -114,21 +113,6 @@ impl JournalWriter {
         }
         // One that is only too long is good all the same.
         Ok(written.or_else(|error| if self.broken { Err(error) } else { Ok(()) }))
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)
-}
-
-/// The next request; `Some(None)` when it is time to bring to the disk what was written, `None` at the end.
-async fn next(requests: &mut mpsc::UnboundedReceiver<Request>, unsynced: bool) -> Option<Option<Request>> {
-    if !unsynced {
-        return requests.recv().await.map(Some);
-    }
-    match timeout(IDLE, requests.recv()).await {
-        Ok(request) => request.map(Some),
-        Err(_) => Some(None),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::proto::message::Key;
 use crate::store::DataFile;
 use crate::txn::node::books::Inner;
 use crate::txn::params::Params;
-use crate::txn::undo::{Step, Undo};
+use crate::txn::undo::{settle_common, Common, Step, Undo};
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
@@ -21,12 +21,29 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
 
 /// Enters the pool in the books, all of it or nothing.
 pub(super) async fn change(context: &Arc<Context>, pool: &AddressPool) -> Result<(), Failure> {
+    let _alone = context.node.addressing.lock().await;
+    // Carried out later, it would undo this one.
+    settle_common(&context.node, Common::Addresses).await?;
     let mut undo = Undo::new(context, &[]);
     undo.plan_forward(vec![Step::Addresses { pool: pool.clone() }]).await?;
     let changed = apply(&mut context.node.books.lock(), pool);
     context.node.save(changed).await?;
     undo.end();
     Ok(())
+}
+
+/// A pool without addresses: the last pool's are void (contract §14 B20).
+pub(super) async fn clear(context: &Context) -> Result<(), Failure> {
+    let node = &context.node;
+    let _alone = node.addressing.lock().await;
+    settle_common(node, Common::Addresses).await?;
+    {
+        let network = &mut node.books.lock().network;
+        network.gateway.clear();
+        network.dns.clear();
+        network.allocation_mode = AddressMode::None;
+    }
+    node.save(&[DataFile::Network]).await
 }
 
 /// What a pool's guests need for their addresses.

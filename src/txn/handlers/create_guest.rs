@@ -8,6 +8,8 @@ pub(super) mod plan;
 
 use std::sync::Arc;
 
+use tokio::sync::RwLockReadGuard;
+
 use self::plan::Plan;
 use super::reset_system::tell_progress;
 use super::start_instance::{announce_started, power_on};
@@ -19,9 +21,9 @@ use crate::txn::addresses::seeds;
 use crate::txn::node::jobs::Job;
 use crate::txn::node::transfers::StopReason;
 use crate::txn::transfer::carry;
-use crate::txn::undo::{Step, Undo};
+use crate::txn::undo::{is_unsettled, settle_pool, Step, Undo};
 use crate::txn::volumes::file_prefix;
-use crate::txn::{secrets, Context, Failure, Node};
+use crate::txn::{missed, secrets, Context, Failure, Node};
 
 const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
 
@@ -29,7 +31,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let plan = Plan::read(context.params())?;
     let id = plan.id;
     let mut job = context.job(id, Job::Create).await?;
-    let layout = context.node.layout.read().await;
+    let layout = hold_layout(&context).await?;
     context.check()?;
     let mut undo = Undo::new(&context, &[id]);
     let config = match build(&context, &plan, &mut undo).await {
@@ -64,16 +66,28 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where new guests go stays as it is while this is held. A pool that an earlier change has left elsewhere is brought back first: volumes that are made in it
+/// now would stay behind when it is.
+async fn hold_layout(context: &Context) -> Result<RwLockReadGuard<'_, ()>, Failure> {
+    let node = &context.node;
+    let pool = || node.books.lock().storage.current_pool.clone();
+    let layout = node.layout.read().await;
+    if !is_unsettled(node, &pool()) {
+        return Ok(layout);
+    }
+    drop(layout);
+    let layout = node.layout.write().await;
+    settle_pool(node, &pool()).await?;
+    Ok(layout.downgrade())
+}
+
 /// Tells the Core that the guest is gone, which strikes it from its books either way (§13.6).
 fn tell_failed(context: &Context, id: GuestId, failure: &Failure) {
     match failure.stopped() {
-        Some(StopReason::Deletion) => context.guest_event(MessageId::GUEST_DELETED_EVENT, id),
+        Some(StopReason::Deletion) => context.announce_end(missed::deleted(id)),
         // It lives on elsewhere, and the Core knows.
         Some(StopReason::Moved) => {}
-        Some(StopReason::Shutdown) | None => {
-            let event = Message::new(MessageId::GUEST_UPDATED_EVENT).failed(failure.to_string());
-            context.event(event.string(Key::Instance, id.to_string()));
-        }
+        Some(StopReason::Shutdown) | None => context.announce_end(missed::not_created(id, &failure.to_string())),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::proto::message::Key;
 use crate::txn::node::jobs::Job;
 use crate::txn::undo::Step;
 use crate::txn::volumes::{self, steps::Steps, Volumes};
-use crate::txn::{Context, Failure};
+use crate::txn::{thaws, Context, Failure};
 
 /// The snapshot that is asked for.
 struct Wanted<'a> {
@@ -86,7 +86,12 @@ fn check_free<'a>(files: &[String], mut wanted: impl Iterator<Item = &'a String>
 /// The inner result is the answer's: when it is not known whether QEMU has switched, all that was prepared stays, for the disks show the same
 /// either way.
 async fn live(context: &Arc<Context>, volumes: &Volumes, wanted: Wanted<'_>, steps: &mut Steps) -> Result<Result<(), Failure>, Failure> {
-    let node = &context.node;
+    let (node, id) = (&context.node, volumes.id());
+    let listening = thaws::listens(node, id).await;
+    if let Err(reason) = &listening {
+        tracing::info!(guest = %id, "the snapshot is taken without freezing its file systems: {reason}");
+    }
+    let freeze = listening.is_ok();
     let files = volumes.files(context).await?;
     let mut images = Vec::new();
     let mut names = Vec::new();
@@ -101,7 +106,6 @@ async fn live(context: &Arc<Context>, volumes: &Volumes, wanted: Wanted<'_>, ste
     }
     let frozen = volumes.group.volumes().map(Volume::file).zip(&names).map(|(path, (_, name))| (name.clone(), path.to_owned()));
     let frozen: BTreeMap<String, String> = frozen.collect();
-    let id = volumes.id();
     steps.perform(context, true, vec![volumes.entry(), Step::Volumes { guest: id, names: names.clone() }]).await?;
     volumes
         .enter(context, |group, config| {
@@ -116,20 +120,26 @@ async fn live(context: &Arc<Context>, volumes: &Volumes, wanted: Wanted<'_>, ste
     context.check()?;
     // Once QEMU has switched there is no way back: from here on a crash is followed by the switch.
     steps.afterwards(Step::Switch { guest: id, images: images.clone() });
+    if freeze {
+        steps.afterwards(Step::Thaw { guest: id });
+    }
     steps.commit().await?;
-    let switched = switch(context, volumes, &images).await;
+    let switched = switch(context, volumes, &images, freeze).await;
+    if freeze {
+        node.thaws.owe(id);
+    }
     if switched.is_err() {
         steps.revoke().await;
     }
     switched
 }
 
-async fn switch(context: &Context, volumes: &Volumes, images: &[(String, String)]) -> Result<Result<(), Failure>, Failure> {
+async fn switch(context: &Context, volumes: &Volumes, images: &[(String, String)], freeze: bool) -> Result<Result<(), Failure>, Failure> {
     let (hypervisor, id) = (&context.node.host.hypervisor, volumes.id());
-    let mut done = hypervisor.switch_disks(id, images).await;
+    let mut done = hypervisor.switch_disks(id, images, freeze).await;
     if is_unknown(&done) {
         // It waits for the call that has not come back, and finds what became of it.
-        done = hypervisor.switch_disks(id, images).await;
+        done = hypervisor.switch_disks(id, images, false).await;
     }
     let Err(error) = done else { return Ok(Ok(())) };
     match hypervisor.domain(id).await {

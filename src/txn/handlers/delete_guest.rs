@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use crate::model::lifecycle::{self, Operation};
 use crate::model::GuestId;
-use crate::proto::message::{Key, MessageId};
+use crate::proto::message::Key;
 use crate::txn::node::jobs::{Job, JobGuard};
 use crate::txn::node::transfers::StopReason;
 use crate::txn::undo::{Step, Undo};
-use crate::txn::{Context, Failure};
+use crate::txn::{missed, Context, Failure};
 
 use super::remains;
 
@@ -42,12 +42,12 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     }
     undo.end();
     // What earlier changes of it had left is gone with it.
-    for number in node.store.journal().left(&[id]) {
+    for number in node.store.journal().left(|intent| intent.guests.contains(&id)) {
         node.store.journal().end(number);
     }
     let answered = context.respond(context.success());
     // The guest is gone, answered in time or not.
-    context.guest_event(MessageId::GUEST_DELETED_EVENT, id);
+    context.announce_end(missed::deleted(id));
     answered
 }
 

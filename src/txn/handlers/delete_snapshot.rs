@@ -37,9 +37,13 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
             volumes.check_alone(&context, volume, base, top).await?;
         }
         let ended = match &dependant {
-            Dependant::Snapshot(heir) => live::delete_older(&context.node, &mut volumes, name, heir).await?,
-            Dependant::Current | Dependant::Nothing => live::delete_youngest(&context.node, &volumes, name).await?,
+            Dependant::Snapshot(heir) => live::delete_older(&context.node, &mut volumes, name, heir).await,
+            Dependant::Current | Dependant::Nothing => live::delete_youngest(&context.node, &volumes, name).await,
         };
+        // What may be half done is gone on with when libvirt is back, at the latest at the next start.
+        let ended = ended.inspect_err(|_| {
+            context.node.broken_merges.lock().insert(id);
+        })?;
         if ended == live::Ended::Over {
             return late(&context);
         }

@@ -8,14 +8,14 @@ use crate::model::{Pool, PoolMode};
 use crate::proto::message::Key;
 use crate::store::DataFile;
 use crate::txn::params::Params;
-use crate::txn::undo::{settle, Step, Undo};
+use crate::txn::undo::{settle_common, Common, Step, Undo};
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let root = read_root(context.params())?;
     // Creates that are under way end first; new ones wait.
     let _layout = context.node.layout.write().await;
-    settle(&context.node, &[]).await?;
+    settle_common(&context.node, Common::Pools).await?;
     let pools = check(&context, &root).await?;
     let mut undo = Undo::new(&context, &[]);
     match switch(&context, &root, &pools, &mut undo).await {

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use super::answers::power_to_wire;
 use super::change_address_pool::{self, AddressPool};
 use super::{shared_storage, welcome};
-use crate::model::{AddressMode, Guest};
+use crate::model::Guest;
 use crate::proto::message::{Key, Message};
-use crate::store::DataFile;
-use crate::txn::node::books::Inner;
 use crate::txn::{Context, Failure};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
@@ -23,30 +21,20 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     }
     match &addresses {
         Some(addresses) => change_address_pool::change(&context, addresses).await?,
-        None => {
-            let changed = clear(&mut context.node.books.lock());
-            context.node.save(changed).await?;
-        }
+        None => change_address_pool::clear(&context).await?,
     }
     let answer = {
         let books = context.node.books.lock();
         ready(context.success(), books.guests.values().collect())
     };
     tracing::info!(pool, guests = answer.uint_params.get(&Key::Count), "joined the compute pool");
+    context.node.missed.lead().await;
     let node = &context.node;
     node.core_has_spoken.store(true, Ordering::Relaxed);
     welcome::tell(node, &welcome::unknown(node), context.session.0);
     let answered = context.respond(answer);
     shared_storage::start_after_boot(&context).await;
     answered
-}
-
-/// A pool without addresses: the last pool's are void (contract §14 B20).
-fn clear(books: &mut Inner) -> &'static [DataFile] {
-    books.network.gateway.clear();
-    books.network.dns.clear();
-    books.network.allocation_mode = AddressMode::None;
-    &[DataFile::Network]
 }
 
 /// The report of all guests. Every list has one entry a guest (disks: all concatenated; limits: six each): the Core

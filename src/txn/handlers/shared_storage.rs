@@ -18,7 +18,7 @@ use crate::proto::message::Key;
 use crate::store::DataFile;
 use crate::txn::node::jobs::Job;
 use crate::txn::params::Params;
-use crate::txn::undo::{settle, Step, Undo};
+use crate::txn::undo::{settle_common, supersede_removals, Common, Step, Undo};
 use crate::txn::{Context, Failure, Node};
 
 const FILES: &[DataFile] = &[DataFile::Storage, DataFile::Instance];
@@ -83,7 +83,7 @@ pub(super) async fn attach(context: &Arc<Context>, wanted: &Wanted) -> Result<()
     // Creates that are under way end first; new ones wait.
     let _layout = node.layout.write().await;
     context.check()?;
-    settle(node, &[]).await?;
+    settle_common(node, Common::Pools).await?;
     let mut undo = Undo::new(context, &[]);
     match switch(context, wanted, known, &mut undo).await {
         Ok(()) => {}
@@ -93,8 +93,7 @@ pub(super) async fn attach(context: &Arc<Context>, wanted: &Wanted) -> Result<()
             return Err(undo.run(cause).await);
         }
     }
-    drop_unused(context).await;
-    undo.end();
+    drop_unused(context, undo).await;
     Ok(())
 }
 
@@ -175,10 +174,11 @@ async fn mount(context: &Context, wanted: &Wanted, target: &str) -> Result<Pool,
 pub(super) async fn detach(context: &Arc<Context>) -> Result<(), Failure> {
     let node = &context.node;
     let mut undo = Undo::new(context, &[]);
-    if node.books.lock().current_shared().is_some() {
+    let is_shared = node.books.lock().current_shared().is_some();
+    if is_shared {
         let _layout = node.layout.write().await;
         context.check()?;
-        settle(node, &[]).await?;
+        settle_common(node, Common::Pools).await?;
         let (storage, instance) = node.books.lock().layout();
         undo.plan(vec![Step::Layout { storage: Box::new(storage), instance: Box::new(instance) }]).await?;
         let done = async {
@@ -193,14 +193,15 @@ pub(super) async fn detach(context: &Arc<Context>) -> Result<(), Failure> {
             return Err(undo.run(failure).await);
         }
         tracing::info!("new guests go to local storage");
-    } else {
+        drop_unused(context, undo).await;
+    } else if let Ok(_layout) = node.layout.try_write() {
+        // Nothing is switched, so this waits for nobody. A pool that stays goes the next time.
         let unused = unused(node);
         if !unused.is_empty() {
             undo.plan_forward(unused.into_iter().map(|name| Step::DropPool { name }).collect()).await?;
         }
+        drop_unused(context, undo).await;
     }
-    drop_unused(context).await;
-    undo.end();
     Ok(())
 }
 
@@ -210,25 +211,33 @@ fn unused(node: &Node) -> Vec<String> {
     books.shared_pools().into_iter().map(|pool| pool.name).filter(|name| books.is_unused(name)).collect()
 }
 
-/// Detaches shared pools that hold no guest and take no new ones. One that can't be detached now stays on record, so that a later request tries again.
-async fn drop_unused(context: &Arc<Context>) {
+/// Detaches shared pools that hold no guest and take no new ones, which `undo` has announced. One that can't be detached now stays on record, so that it is
+/// tried again: by a later request, when libvirt is back, and at the next start.
+async fn drop_unused(context: &Arc<Context>, undo: Undo) {
     let node = &context.node;
-    let mut gone = false;
-    for name in unused(node) {
+    supersede_removals(node);
+    let unused = unused(node);
+    let count = unused.len();
+    let mut gone = 0;
+    for name in unused {
         match timeout(PATIENCE, node.host.storage.remove_pool(&name)).await {
             Ok(Ok(_)) => {
                 tracing::info!(pool = %name, "the shared storage pool is detached");
                 node.books.lock().storage.pools.remove(&name);
-                gone = true;
+                gone += 1;
             }
             Ok(Err(error)) => tracing::error!(pool = %name, "the shared storage pool can't be detached: {}", Failure::Host(error)),
             Err(_) => tracing::error!(pool = %name, "the shared storage pool can't be detached: its server does not answer"),
         }
     }
-    if gone {
-        if let Err(failure) = node.save(FILES).await {
-            tracing::error!("the detached pool is still on record: {failure}");
-        }
+    let saved = if gone > 0 { node.save(FILES).await } else { Ok(()) };
+    if let Err(failure) = &saved {
+        tracing::error!("the detached pool is still on record: {failure}");
+    }
+    if gone == count && saved.is_ok() {
+        undo.end();
+    } else {
+        undo.leave();
     }
 }
 

@@ -9,10 +9,12 @@ pub mod mailboxes;
 pub mod transfers;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 use crate::host::Host;
@@ -21,6 +23,8 @@ use crate::proto::message::{Key, Message, MessageId};
 use crate::store::{DataFile, Store};
 
 use super::held::Held;
+use super::missed::Missed;
+use super::thaws::Thaws;
 use super::usage::UsageCache;
 use super::{Failure, Outbox};
 
@@ -86,6 +90,10 @@ pub struct Node {
     pub awaited: awaited::Awaited,
     /// The Core has spoken since the service was started: guests of shared pools may be.
     pub core_has_spoken: AtomicBool,
+    /// Held while the address pool is changed.
+    pub addressing: tokio::sync::Mutex<()>,
+    /// Guests in which the deletion of a snapshot may have broken off while they ran.
+    pub(in crate::txn) broken_merges: Mutex<BTreeSet<GuestId>>,
     /// Transactions that wait for a further message.
     pub mailboxes: mailboxes::Mailboxes,
     /// What shared pools say about our guests.
@@ -96,6 +104,10 @@ pub struct Node {
     pub usage: Arc<UsageCache>,
     /// Guests that QEMU holds.
     pub held: Held,
+    /// Guests whose file systems may be frozen.
+    pub thaws: Thaws,
+    /// Ends of guests that the Core may not have heard of.
+    pub missed: Missed,
     /// Counters.
     pub counters: Counters,
     /// Log lines that a peer can trigger.
@@ -123,11 +135,15 @@ impl Node {
             layout: RwLock::new(()),
             awaited: awaited::Awaited::default(),
             core_has_spoken: AtomicBool::new(false),
+            addressing: tokio::sync::Mutex::default(),
+            broken_merges: Mutex::default(),
             mailboxes,
             copies,
             taken,
             usage,
             held: Held::default(),
+            thaws: Thaws::default(),
+            missed: Missed::default(),
             counters,
             warnings,
             settings,
@@ -173,6 +189,12 @@ impl Node {
         if power != PowerState::Running {
             self.drop_media(id, session);
         }
+    }
+
+    /// Tells the Core that a guest is gone: now, and when there is a link again if it can't hear it now.
+    pub(in crate::txn) fn announce_end(&self, event: Message) {
+        self.missed.keep(event.clone());
+        self.outbox.send(None, event);
     }
 
     /// A guest's drive is empty now, whoever emptied it; tells the Core when there were media in it.

@@ -5,7 +5,6 @@ use crate::host::sim::{Operation, SimImage};
 use crate::host::{ErrorKind, HostEvent, ImageLocation, Transfer};
 use crate::model::{Guest, GuestConfig, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
-use crate::txn::monitor;
 use crate::txn::testing::{about, Rig, IMAGE, IMAGE_SIZE};
 
 const CAPACITY: u64 = 64 << 20;
@@ -81,13 +80,9 @@ async fn a_delete_that_libvirt_broke_off_is_completed_and_told_when_libvirt_is_b
     let answer = rig.ask(about(MessageId::DELETE_GUEST_REQUEST, guest)).await;
     assert!(!answer.success && rig.node.books.guest(guest).is_ok());
     assert_eq!(rig.node.store.journal().open_records().len(), 1);
-    monitor::take(&rig.node, HostEvent::Connected(Vec::new())).await;
-    let ended = async {
-        while !rig.node.store.journal().open_records().is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+    rig.monitor.take(HostEvent::Connected(Vec::new())).await;
+    rig.monitor.rest().await;
+    assert!(rig.node.store.journal().open_records().is_empty());
     assert!(rig.node.books.guest(guest).is_err());
     assert!(rig.sim.state().directories["/images/local0"].is_empty());
     let deleted = |message: &Message| {

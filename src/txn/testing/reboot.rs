@@ -8,10 +8,10 @@ impl Rig {
     /// Dies where it stands and is started again, as the service does it. `die_at`: the new one dies at that point, counted from its begin; then
     /// the host and the directory come back for another try.
     pub(in crate::txn) async fn reboot(self, die_at: Option<u64>) -> Result<Self, Remains> {
-        let Self { sim, node, engine, disk: _, directory, .. } = self;
+        let Self { sim, node, engine, monitor, disk: _, directory, .. } = self;
         sim.process().kill();
         let name = node.settings.name.clone();
-        drop((node, engine));
+        drop((node, engine, monitor));
         // What the dead process had in hand is dropped.
         for _ in 0..8 {
             tokio::task::yield_now().await;
@@ -50,6 +50,7 @@ impl Remains {
             }
             rig.listen();
             rig.take_host_events().await;
+            rig.monitor.rest().await;
             rig.node.store.flush(&DataFile::ALL).await
         };
         let alive = tokio::select! {

@@ -6,11 +6,10 @@ use super::moves;
 use super::step::Step;
 use crate::host::{self, ErrorKind};
 use crate::model::{GuestId, PowerState};
-use crate::proto::message::{Key, Message, MessageId};
 use crate::store::DataFile;
 use crate::txn::handlers::change_address_pool::apply;
 use crate::txn::handlers::{modify_auth, remains};
-use crate::txn::{Failure, Node};
+use crate::txn::{missed, thaws, Failure, Node};
 
 /// What a guest's entry is in.
 pub(super) const ALL: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
@@ -50,6 +49,8 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
         Step::Entry { guest } => {
             node.books.lock().remove(*guest);
             node.save(ALL).await?;
+            // A handler that still runs tells more of it. After a crash the Core may have been told that the guest is being made.
+            node.missed.keep(missed::not_created(*guest, "its creation broke off, and was taken back"));
         }
         Step::Leave(guest) => moves::stay(node, guest).await?,
         Step::Arrive(guest) => moves::decide(node, guest).await?,
@@ -92,11 +93,17 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
         Step::Merged { path } => drop(there(disks.settle(path).await)?),
         // No image beside the disk: it is in its place already.
         Step::Install { disk } => drop(there(node.host.images.install(disk).await)?),
-        Step::Switch { guest, images } => match hypervisor.switch_disks(*guest, images).await {
+        Step::Switch { guest, images } => match hypervisor.switch_disks(*guest, images, false).await {
             // When it is started it uses them.
             Err(_) if !runs(node, *guest).await? => {}
             other => drop(other?),
         },
+        Step::Thaw { guest } => {
+            if let Err(failure) = thaws::thaw(node, *guest).await {
+                tracing::warn!("{step} stay for now: {failure}");
+                node.thaws.owe(*guest);
+            }
+        }
         Step::Initialized { guest, initialized } => {
             let known = node.books.lock().update(*guest, |config| config.initialized = *initialized);
             saved(node, known, &[DataFile::Instance]).await?;
@@ -123,7 +130,7 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             remains::delete(node, *guest, group).await?;
             if known {
                 // It was told that this has failed.
-                node.outbox.send(None, Message::new(MessageId::GUEST_DELETED_EVENT).string(Key::Instance, guest.to_string()));
+                node.announce_end(missed::deleted(*guest));
             }
             if let Some(directory) = directory {
                 node.erase_leftover_copy(directory, *guest).await?;

@@ -22,7 +22,9 @@ use crate::proto::message::Message;
 use crate::store::journal::{Course, Intent, OpenRecord};
 
 pub(in crate::txn) use moves::{Arriving, Leaving};
-pub(in crate::txn) use resolve::{resolve, settle, Resolved, Silent};
+pub(in crate::txn) use resolve::{
+    common, is_unsettled, resolve, settle, settle_common, settle_pool, supersede_removals, Common, Resolved, Silent,
+};
 pub(in crate::txn) use step::Step;
 
 /// One change.
@@ -162,6 +164,11 @@ impl Undo {
         if let Some(number) = self.number.take() {
             self.node.store.journal().end(number);
         }
+    }
+
+    /// The end of a change that has succeeded but for something that was left to be done: that stays in the journal, and is tried again.
+    pub(in crate::txn) fn leave(self) {
+        drop(self);
     }
 
     /// Takes everything back and returns the failure to answer with. A change that has succeeded so far, and could not be revoked, is left to be completed.

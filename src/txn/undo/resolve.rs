@@ -10,7 +10,7 @@ use super::act::{carry_out, take_back};
 use super::step::{Place, Step};
 use crate::host::{ErrorKind, HostError};
 use crate::model::{GuestId, PoolMode};
-use crate::store::journal::{self, Course};
+use crate::store::journal::{self, Course, Intent};
 use crate::txn::{Failure, Node};
 
 /// How long whoever serves a shared pool may take to answer while the service waits for nothing else.
@@ -74,9 +74,66 @@ impl Drop for Taken<'_> {
     }
 }
 
+/// What a record is about that is about no guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::txn) enum Common {
+    /// Storage pools, and where new guests go. Whoever works on them holds [`Node::layout`] for writing.
+    Pools,
+    /// The address pool. Whoever works on it holds [`Node::addressing`].
+    Addresses,
+}
+
+/// See [`Common`]; none for a record about guests.
+pub(in crate::txn) fn common(intent: &Intent) -> Option<Common> {
+    let is_address = |step: &journal::Step| matches!(Step::read(step), Ok(Step::Addresses { .. }));
+    match intent.guests.is_empty() {
+        false => None,
+        true if intent.steps.iter().any(is_address) => Some(Common::Addresses),
+        true => Some(Common::Pools),
+    }
+}
+
 /// Ends what earlier changes of these guests have left, before something new begins.
 pub(in crate::txn) async fn settle(node: &Arc<Node>, guests: &[GuestId]) -> Result<(), Failure> {
-    for number in node.store.journal().left(guests) {
+    settle_those(node, |intent| intent.guests.iter().any(|guest| guests.contains(guest))).await
+}
+
+/// The same for earlier changes of the node itself. The caller works on that alone. Pools that have yet to go are in nobody's way.
+pub(in crate::txn) async fn settle_common(node: &Arc<Node>, what: Common) -> Result<(), Failure> {
+    settle_those(node, |intent| common(intent) == Some(what) && !is_removal(intent)).await
+}
+
+/// The caller, who works on the pools alone, removes all pools that have yet to go.
+pub(in crate::txn) fn supersede_removals(node: &Node) {
+    for number in node.store.journal().left(is_removal) {
+        node.store.journal().end(number);
+    }
+}
+
+/// Nothing is left of a change of pools but pools that have yet to go.
+fn is_removal(intent: &Intent) -> bool {
+    common(intent) == Some(Common::Pools) && intent.course == Course::Forward
+}
+
+/// Ends what an earlier change of this pool has left; the caller has the pools alone.
+pub(in crate::txn) async fn settle_pool(node: &Arc<Node>, pool: &str) -> Result<(), Failure> {
+    settle_those(node, |intent| concerns_pool(intent, pool)).await
+}
+
+/// True when an earlier change of this pool has left something, and the pool may not be where it is said to be.
+pub(in crate::txn) fn is_unsettled(node: &Node, pool: &str) -> bool {
+    !node.store.journal().left(|intent| concerns_pool(intent, pool)).is_empty()
+}
+
+fn concerns_pool(intent: &Intent, pool: &str) -> bool {
+    let steps = || intent.steps.iter().filter_map(|step| Step::read(step).ok());
+    common(intent) == Some(Common::Pools)
+        && !is_removal(intent)
+        && steps().any(|step| matches!(step.place(), Some(Place::Pool(name)) if name == pool))
+}
+
+async fn settle_those(node: &Arc<Node>, which: impl Fn(&Intent) -> bool) -> Result<(), Failure> {
+    for number in node.store.journal().left(which) {
         if let Resolved::Left(failure) = resolve(node, number, None).await {
             return Err(Failure::refused(format!("an earlier change has to be cleaned up first, and can't be yet: {failure}")));
         }

@@ -74,6 +74,8 @@ pub(in crate::txn) enum Step {
     Install { disk: String },
     /// QEMU goes on with other images, as (present, new) paths.
     Switch { guest: GuestId, images: Vec<(String, String)> },
+    /// File systems of a running guest are thawed.
+    Thaw { guest: GuestId },
     /// A disk of a running guest grows, and the books say so when it has.
     Grown { guest: GuestId, index: usize, path: String, capacity: u64 },
     /// Media that a guest was started with, and the books say so when it was.
@@ -93,13 +95,12 @@ pub(in crate::txn) enum Step {
 impl Step {
     /// As a record holds it.
     pub(super) fn written(&self) -> Result<journal::Step, Failure> {
-        let data = serde_json::to_value(self).map_err(|error| Failure::Internal(format!("{self} can't be announced: {error}")))?;
-        Ok(journal::Step { about: self.to_string(), data })
+        journal::Step::new(self.to_string(), self).map_err(|error| Failure::Internal(format!("{self} can't be announced: {error}")))
     }
 
     /// From a record. One of another version may hold steps that this one does not know.
     pub(super) fn read(step: &journal::Step) -> Result<Self, Failure> {
-        serde_json::from_value(step.data.clone())
+        step.data()
             .map_err(|error| Failure::refused(format!("the journal's step '{}' is of another version of the cell: {error}", step.about)))
     }
 
@@ -121,7 +122,9 @@ impl Step {
             Self::Leave(guest) => Some(Place::File(&guest.directory)),
             Self::Volume { pool, .. } => Some(Place::Pool(pool)),
             Self::Delete { group, .. } => Some(Place::Pool(&group.system.pool)),
-            Self::Pool { name } | Self::SharedPool { name, .. } | Self::DropPool { name } => Some(Place::Pool(name)),
+            Self::Pool { name } | Self::LocalPool { name, .. } | Self::SharedPool { name, .. } | Self::DropPool { name } => {
+                Some(Place::Pool(name))
+            }
             _ => None,
         }
     }
@@ -167,6 +170,7 @@ impl fmt::Display for Step {
             Self::Merged { path } => write!(f, "what {path} was before a merge"),
             Self::Install { disk } => write!(f, "the new image of {disk}"),
             Self::Switch { guest, .. } => write!(f, "the new images of the running guest {guest}"),
+            Self::Thaw { guest } => write!(f, "frozen file systems of guest {guest}"),
             Self::Grown { guest, index, .. } => write!(f, "new size of disk {index} of guest {guest} in data/"),
             Self::Started { guest, media } => write!(f, "media {} of guest {guest} in data/", media.id),
             Self::Delete { guest, .. } => write!(f, "rest of guest {guest}, which is being deleted"),
@@ -177,3 +181,5 @@ impl fmt::Display for Step {
         }
     }
 }
+#[cfg(test)]
+mod tests;

@@ -200,7 +200,7 @@ fn a_step_comes_back_from_the_journal_as_it_was() {
         let written = step.written().unwrap();
         assert!(Step::read(&written).unwrap() == step, "{step}");
     }
-    let unknown = crate::store::journal::Step { about: "the moon".into(), data: serde_json::json!({ "step": "fetch_moon" }) };
+    let unknown = crate::store::journal::Step::new("the moon".into(), &serde_json::json!({ "step": "fetch_moon" })).unwrap();
     let failure = Step::read(&unknown).err().unwrap().to_string();
     assert!(failure.contains("'the moon' is of another version"), "{failure}");
 }

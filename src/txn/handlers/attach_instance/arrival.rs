@@ -92,16 +92,16 @@ impl Arrival {
         }
     }
 
-    /// The guest is ours, whatever happens: the Core says so. False when that could not be written down.
+    /// The guest is ours, whatever happens: the Core says so. False when that could not be written down here and in its claim: that has to follow.
     pub(super) async fn enter(self, context: &Context) -> (GuestId, bool) {
         let node = &context.node;
         let Arriving { config, group, directory, origin, .. } = self.guest;
         let id = config.id;
-        let mut ran = false;
+        let (mut ran, mut claimed) = (false, false);
         for attempt in 1..=ATTEMPTS {
             match node.take_claim(&directory, id).await {
                 Ok(running) => {
-                    ran = running;
+                    (ran, claimed) = (running, true);
                     break;
                 }
                 Err(failure) if attempt == ATTEMPTS => {
@@ -123,7 +123,7 @@ impl Arrival {
         }
         tracing::info!(guest = %id, "it is on this cell now");
         drop(self.job);
-        (id, saved.is_ok())
+        (id, claimed && saved.is_ok())
     }
 }
 

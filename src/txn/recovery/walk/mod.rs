@@ -5,18 +5,24 @@ mod departure;
 mod scenarios;
 mod state;
 
+use std::future::pending;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::time::sleep;
 
 use crate::host::sim::SimShare;
 use crate::model::GuestId;
 use crate::proto::message::{Message, MessageId};
 use crate::store::testing::Refusal;
+use crate::txn::guard;
 use crate::txn::testing::pair::{detach_request, look, migrate_request, ready_request, POOL};
 use crate::txn::testing::{Remains, Rig};
 use scenarios::{Build, SCENARIOS};
 use state::{check_consistent, View};
+
+/// How long libvirtd takes to come back.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// The other host of a planned move.
 struct Source {
@@ -100,18 +106,38 @@ impl Stage {
             Err(remains) => (revive(remains).await, true),
         };
         let mut stage = Self { rig, request, told_by, share, source, others_change_share };
-        let come = !stage.rig.node.books.lock().arrivals.is_empty();
-        if stage.source.is_some() || come {
-            // A guest that was on its way here is started when the Core has spoken.
-            let answer = stage.rig.ask(ready_request(POOL)).await;
-            assert!(answer.success, "{}", answer.error);
-            stage.rig.settle().await;
-            if let Some(source) = stage.source.as_mut().filter(|_| answered) {
-                source.detach().await;
-            }
-            look_until_decided(&mut stage.rig).await;
-        }
+        stage.hear_core(answered).await;
         (stage, died)
+    }
+
+    /// A guest that was on its way here is started when the Core has spoken. `answered`: it was told that it can come.
+    async fn hear_core(&mut self, answered: bool) {
+        let come = !self.rig.node.books.lock().arrivals.is_empty();
+        if self.source.is_none() && !come {
+            return;
+        }
+        let answer = self.rig.ask(ready_request(POOL)).await;
+        assert!(answer.success, "{}", answer.error);
+        self.rig.settle().await;
+        if let Some(source) = self.source.as_mut().filter(|_| answered) {
+            source.detach().await;
+        }
+        look_until_decided(&mut self.rig).await;
+    }
+
+    /// libvirt is back, and everything goes on that waited for it.
+    async fn reconnect(&mut self) {
+        let answered = self.rig.told(self.request.id.response());
+        let rig = &mut self.rig;
+        rig.sim.connect();
+        rig.take_host_events().await;
+        rig.monitor.rest().await;
+        rig.settle().await;
+        let pools = rig.node.books.lock().shared_pools();
+        for pool in pools {
+            guard::look(&rig.node, &pool, true).await;
+        }
+        self.hear_core(answered).await;
     }
 }
 
@@ -142,18 +168,21 @@ struct Reference {
     points: u64,
     /// Writes to data/.
     writes: u64,
+    /// Operations on the host.
+    operations: u64,
 }
 
 async fn reference(name: &str, build: Build) -> Reference {
     let mut stage = build().await;
     let process = stage.rig.sim.process();
     stage.rig.disk.refuse(None);
-    let points = process.points();
+    let (points, operations) = (process.points(), stage.rig.sim.operations());
     assert!(stage.play().await, "{name}: the request itself works");
-    let reference = (process.points() - points, stage.rig.disk.changes());
+    let (points, operations) = (process.points() - points, stage.rig.sim.operations() - operations);
+    let writes = stage.rig.disk.changes();
     let (stage, _) = stage.reboot(None).await;
     check_consistent(&stage.rig, name);
-    Reference { after: stage.view(false), points: reference.0, writes: reference.1 }
+    Reference { after: stage.view(false), points, writes, operations }
 }
 
 /// Host and data are as before or as after, and as after when the Core was told so.
@@ -239,6 +268,39 @@ async fn refusals(names: &[&str]) -> u64 {
     walked
 }
 
+/// libvirtd goes away at each operation, and comes back a moment later or when the request is over; the service runs on.
+async fn absences(names: &[&str]) -> u64 {
+    let mut walked = 0;
+    for (name, build) in SCENARIOS.iter().filter(|(name, _)| names.contains(name)) {
+        let Reference { after, operations, .. } = reference(name, *build).await;
+        for (first, soon) in (1..=operations).flat_map(|first| [(first, true), (first, false)]) {
+            let mut stage = build().await;
+            if stage.source.is_some() && !soon {
+                // The Core is told that the guest could not be started: neither as before nor as after.
+                continue;
+            }
+            let (before, sim) = (stage.view(true), stage.rig.sim.clone());
+            sim.disconnect_at(first);
+            let back = async {
+                while sim.is_connected() {
+                    sleep(MOMENT / 100).await;
+                }
+                sleep(MOMENT).await;
+                sim.connect();
+                pending::<()>().await;
+            };
+            let told = tokio::select! {
+                told = stage.play() => told,
+                () = back, if soon => false,
+            };
+            stage.reconnect().await;
+            judge(&stage, &before, &after, told, &format!("{name}, without libvirt from operation {first} of {operations} on ({soon})"));
+            walked += 1;
+        }
+    }
+    walked
+}
+
 macro_rules! walks {
     ($($test:ident: $names:expr;)+) => {
         $(mod $test {
@@ -250,6 +312,11 @@ macro_rules! walks {
             #[tokio::test(start_paused = true)]
             async fn every_refused_write() {
                 println!("{} refusals", super::refusals(&$names).await);
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn every_absence_of_libvirt() {
+                println!("{} absences", super::absences(&$names).await);
             }
         })+
 
@@ -267,7 +334,7 @@ macro_rules! walks {
 walks! {
     guests: ["create", "create on a shared pool", "clone", "delete", "delete on a shared pool", "reset"];
     disks: ["grow", "grow while it runs", "shrink"];
-    snapshots: ["snapshot", "live snapshot", "restore", "delete a leaf", "delete and merge the current disks", "delete and merge a snapshot"];
+    snapshots: ["snapshot", "live snapshot", "live snapshot of frozen file systems", "restore", "delete a leaf", "delete and merge the current disks", "delete and merge a snapshot"];
     planned_moves: ["attach", "attach, let go of late"];
     moves: ["failover", "detach", "purge"];
     settings: ["memory", "name", "disk limits", "automatic start", "rule", "monitor password", "account"];

@@ -67,6 +67,14 @@ scenarios! {
 
     "snapshot" => async { tree(false, MessageId::CREATE_SNAPSHOT_REQUEST, "new").await };
     "live snapshot" => async { tree(true, MessageId::CREATE_SNAPSHOT_REQUEST, "new").await };
+    "live snapshot of frozen file systems" => async {
+        let stage = tree(true, MessageId::CREATE_SNAPSHOT_REQUEST, "new").await;
+        let guest = *stage.rig.sim.state().domains.keys().next().unwrap();
+        for command in ["guest-ping", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"] {
+            stage.rig.sim.set_agent_answer(guest, command, "{\"return\":1}");
+        }
+        stage
+    };
     "restore" => async { tree(false, MessageId::RESTORE_SNAPSHOT_REQUEST, "s1").await };
     "delete a leaf" => async { tree(false, MessageId::DELETE_SNAPSHOT_REQUEST, "s3").await };
     "delete and merge the current disks" => async { tree(false, MessageId::DELETE_SNAPSHOT_REQUEST, "s4").await };

@@ -243,6 +243,7 @@ async fn a_service_that_ends_in_the_middle_is_followed_by_one_that_completes_it(
                     done(&mut rig, stop_request(id, FORCE)).await;
                 }
                 if starts {
+                    recovery::clean_up(&rig.node).await;
                     recovery::complete_merges(&rig.node).await;
                 } else {
                     // Done already, or done now with what is asked for next.
