@@ -12,6 +12,10 @@ pub struct Claim {
     pub owner: String,
     /// One more with each change, so that a change which crossed another is noticed.
     pub generation: u64,
+    /// The generation with which the present owner got it, or, once nobody has it, the last one: it tells one tenure from another of the same owner.
+    /// 0 when that is not known.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tenure: u64,
     /// The Cell that it was taken from without having let go; "" once the guest has been started since.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,

@@ -26,7 +26,7 @@ pub use claim::Claim;
 pub use extra::Extra;
 pub use guest::{Guest, GuestConfig, Media, PowerState, Template};
 pub use id::{GuestId, InvalidGuestId, SessionId};
-pub use instance_book::{InstanceBook, DEFAULT_MAX_GUEST, LOCAL_POOL};
+pub use instance_book::{InstanceBook, Origin, DEFAULT_MAX_GUEST, LOCAL_POOL};
 pub use network::{AddressMode, NetworkBook, Resource};
 pub use policy::{Protocol, Rule, SecurityPolicy};
 pub use rate_limit::{RateLimit, Suppressed};

@@ -94,7 +94,7 @@ const fn containers(file: DataFile) -> &'static [&'static str] {
 /// The keys of a file (contract §8.2, §8.4, §8.5).
 const fn keys(file: DataFile) -> &'static [&'static str] {
     match file {
-        DataFile::Instance => &["instances", "storage_pool", "storage_url", "max_guest"],
+        DataFile::Instance => &["instances", "storage_pool", "storage_url", "max_guest", "arrivals"],
         DataFile::Storage => &["mode", "system_paths", "data_paths", "pools", "groups", "current_pool"],
         DataFile::Network => &["default_bridge", "resources", "dns", "gateway", "allocation_mode"],
     }

@@ -29,6 +29,8 @@ pub enum Failure {
     NoSuchGuest(GuestId),
     /// The request can't be carried out in the present state.
     Refused(String),
+    /// It can't be known yet what is right: nothing is wrong, and it is looked at again.
+    Undecided(String),
     /// This node does not do that.
     Unsupported(String),
     /// The host did not do it.
@@ -96,7 +98,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Parameter { message, key, problem } => write!(f, "{message}: parameter {key} {problem}"),
             Self::NoSuchGuest(id) => write!(f, "no guest {id} on this cell"),
-            Self::Refused(reason) | Self::Unsupported(reason) => f.write_str(reason),
+            Self::Refused(reason) | Self::Undecided(reason) | Self::Unsupported(reason) => f.write_str(reason),
             Self::Host(error) => Chain(error).fmt(f),
             Self::Store(error) => Chain(error).fmt(f),
             Self::Expired => f.write_str("the deadline passed before the work was done; it is taken back"),

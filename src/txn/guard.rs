@@ -1,7 +1,7 @@
 //! Watches over shared pools and the guests in them.
 //!
 //! Contract: a pool that was lost is attached again as soon as its server answers. A guest that runs here although another host has claimed it is ended, so that
-//! there is one copy of it (see `node::claims`). libvirt starts no guest of a shared pool by itself. Each pool is looked after by itself: a
+//! there is one copy of it (see `node::claims`). Moves whose end nobody could see yet are looked at again. libvirt starts no guest of a shared pool by itself. Each pool is looked after by itself: a
 //! silent server holds up nothing else.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use tokio::time::{interval, MissedTickBehavior};
 use crate::host::NfsSource;
 use crate::model::{GuestId, Pool, PowerState};
 
-use super::{Failure, Node};
+use super::{recovery, Failure, Node};
 
 /// Between two looks at the claims of running guests.
 const PACE: Duration = Duration::from_secs(2);
@@ -69,6 +69,7 @@ pub(in crate::txn) async fn look(node: &Arc<Node>, pool: &Pool, thorough: bool) 
         return false;
     }
     end_lost(node, pool).await;
+    recovery::decide_moves(node, pool).await;
     node.renew_copies().await;
     if thorough {
         unmark(node, pool).await;

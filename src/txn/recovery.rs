@@ -14,6 +14,7 @@ mod turn;
 
 use std::collections::BTreeSet;
 use std::future::{pending, Future};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +23,12 @@ use tokio::time::{timeout, Instant};
 pub use rebuild::rebuild;
 pub(super) use rounds::Rounds;
 
-use super::handlers::remains;
+use super::handlers::{remains, welcome};
 use super::node::jobs::Job;
-use super::undo::{resolve, Resolved, Silent};
+use super::undo::{is_move, resolve, Resolved, Silent};
 use super::volumes::live;
 use super::{audit, missed, Failure, Node};
-use crate::model::{GuestId, VolumeGroup};
+use crate::model::{GuestId, Pool, VolumeGroup};
 use crate::store::journal::{Course, Intent, OpenRecord};
 use crate::store::DataFile;
 use turn::Turn;
@@ -61,6 +62,7 @@ async fn end(node: &Arc<Node>, record: &OpenRecord, silent: &mut Silent) {
     match resolved {
         Resolved::Done(Course::Back) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is taken back"),
         Resolved::Done(Course::Forward) => tracing::warn!("{what}{about}, begun at {since}, had not ended: it is completed"),
+        Resolved::Left(failure @ Failure::Undecided(_)) => tracing::info!("{what}{about}, begun at {since}, may go on: {failure}"),
         Resolved::Left(failure) => {
             tracing::error!("{what}{about}, begun at {since}, had not ended, and can't be cleaned up yet: {failure}");
         }
@@ -90,6 +92,36 @@ async fn take_up(node: &Arc<Node>, number: u64, given_up: impl Future<Output = (
         Err(failure) => {
             let OpenRecord { intent, since, .. } = record;
             tracing::warn!("{}, begun at {since}, had not ended, and can't be cleaned up yet: {failure}", intent.what);
+        }
+    }
+}
+
+/// Moves to and from a pool whose end could not be seen before: because the former host has the guest still and may let go of it, or because the server did
+/// not answer. What comes of it is told when the Core has spoken.
+pub(super) async fn decide_moves(node: &Arc<Node>, pool: &Pool) {
+    for record in node.store.journal().open_records().into_iter().filter(|record| !record.running && is_move(record, &pool.target)) {
+        let mut jobs = Vec::new();
+        for guest in &record.intent.guests {
+            jobs.extend(node.jobs.acquire(*guest, Job::Attach, Instant::now()).await);
+        }
+        if jobs.len() < record.intent.guests.len() {
+            // Somebody is at it.
+            continue;
+        }
+        match resolve(node, record.number, Some(&mut Silent::default())).await {
+            Resolved::Done(_) => tracing::warn!("what {} had begun is decided", record.intent.what),
+            Resolved::Left(failure) => {
+                tracing::debug!("{failure}");
+                continue;
+            }
+            Resolved::Nothing => continue,
+        }
+        drop(jobs);
+        let come: Vec<GuestId> = welcome::unknown(node).into_iter().filter(|id| record.intent.guests.contains(id)).collect();
+        if !come.is_empty() && node.core_has_spoken.load(Ordering::Relaxed) {
+            welcome::tell(node, &come, 0);
+            let node = node.clone();
+            tokio::spawn(async move { welcome::start(&node, &come, 0).await });
         }
     }
 }

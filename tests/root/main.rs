@@ -30,6 +30,7 @@ mod libvirtd_dies;
 mod life;
 mod linux;
 mod migration;
+mod moves;
 mod replay;
 mod security;
 mod snapshots;

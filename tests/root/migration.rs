@@ -111,14 +111,14 @@ fn wait_migrated(core: &TestCore, events: &mut Events) -> Message {
 }
 
 /// Counts the QEMU processes of a guest on all hosts, again and again.
-struct Copies {
+pub struct Copies {
     most: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     watcher: Option<JoinHandle<()>>,
 }
 
 impl Copies {
-    fn watch(name: &str) -> Self {
+    pub fn watch(name: &str) -> Self {
         let (most, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (mark, seen, ending) = (format!("guest={name},"), most.clone(), stop.clone());
         let watcher = std::thread::spawn(move || {
@@ -130,7 +130,7 @@ impl Copies {
         Self { most, stop, watcher: Some(watcher) }
     }
 
-    fn most(&self) -> usize {
+    pub fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
     }
 }

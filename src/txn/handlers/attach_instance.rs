@@ -1,8 +1,9 @@
 //! AttachInstanceRequest and the MigrateInstanceRequest that follows it (contract §6.7, flows 7.7 and 7.8): guests of the shared pool come here.
 //!
-//! A planned move is all or nothing until the Core orders the migration: a step that fails, an order that does not come, or our own end takes everything back
-//! (§14 D24). From the order on the former host has let go of the guests and there is no way back: what fails then is tried again and logged, and
-//! the guests stay here (§14 A8). At a failover each guest is on its own: one that can't be taken does not keep the others. The
+//! A planned move is all or nothing until the Core has its answer: a step that fails takes everything back (§14 D24). From the Core's order on the former host
+//! has let go of the guests and there is no way back: what fails then is tried again and logged, and the guests stay here (§14 A8). In between the
+//! former host may let go of them at any moment: when no order comes, and when we or the other host die, their claims say whose they are
+//! (`undo::moves`). At a failover each guest is on its own: one that can't be taken does not keep the others. The
 //! guests enter the books, and their claims are taken, only when they are ours; until then they can't be started here.
 
 mod arrival;
@@ -11,27 +12,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::time::{sleep, Instant};
 
+pub(in crate::txn) use self::arrival::adapt;
 use self::arrival::Arrival;
-use super::start_instance::{announce_started, power_on_until};
-use crate::model::{GuestId, Pool, PowerState};
-use crate::proto::message::{Key, Message, MessageId};
-use crate::txn::node::jobs::Job;
+use super::welcome;
+use crate::model::{GuestId, Origin, Pool};
+use crate::proto::message::{Key, MessageId};
 use crate::txn::params::Params;
-use crate::txn::undo::Undo;
+use crate::txn::undo::{Step, Undo};
 use crate::txn::{Context, Failure};
 
-/// How long the Core may take to detach the guests from their former host and to order the migration: several times its own timeout (§14 A8).
-const ORDER_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the claims of guests that are waited for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// From the moment when the former host has let go of the guests to the Core's order: longer than both need to tell each other, and over
+/// before the Core has waited in vain for the former host and calls the move off.
+const ORDER_DELAY: Duration = Duration::from_secs(4);
 
 /// Between two attempts to take a guest at a failover, and how many there are.
 const RETRY: Duration = Duration::from_secs(3);
 const ATTEMPTS: usize = 5;
-
-/// How long a guest that ran before is tried to be started: QEMU's locks keep it from its disks while another copy runs.
-const START_PATIENCE: Duration = Duration::from_secs(90);
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
@@ -62,22 +63,77 @@ pub(super) fn read_guests(params: Params<'_>) -> Result<Vec<GuestId>, Failure> {
 }
 
 async fn planned(context: &Arc<Context>, ids: &[GuestId]) -> Result<(), Failure> {
-    // The Core has given up on an earlier attempt with these guests.
-    context.node.mailboxes.supersede(ids);
+    supersede(context, ids);
     let mailbox = context.mailbox(MessageId::MIGRATE_INSTANCE_REQUEST, ids);
     let mut undo = Undo::new(context, ids);
     let arrivals = match prepare_all(context, ids, &mut undo).await {
         Ok(arrivals) => arrivals,
         Err(cause) => return Err(undo.run(cause).await),
     };
-    let Some(order) = mailbox.receive(Instant::now() + ORDER_PATIENCE).await else {
-        let cause = Failure::refused("the Core has not ordered the migration after all; the guests are where they were");
-        return Err(undo.run(cause).await);
+    let until = context.node.awaited.begin(ids);
+    let order = tokio::select! {
+        biased;
+        order = mailbox.receive(until) => order,
+        () = let_go(context, &arrivals) => None,
     };
-    if let Err(failure) = ours(&arrivals, &mut undo, context).await {
+    match order {
+        Some(order) => {
+            let migration = order.string_params.get(&Key::Migration).cloned().unwrap_or_default();
+            ordered(context, arrivals, undo, migration).await
+        }
+        None => unordered(context, ids, arrivals, undo).await,
+    }
+}
+
+/// The Core has given up on earlier attempts with these guests.
+fn supersede(context: &Context, ids: &[GuestId]) {
+    context.node.mailboxes.supersede(ids);
+    context.node.awaited.give_up(ids);
+}
+
+/// The steps up to the answer.
+async fn prepare_all(context: &Arc<Context>, ids: &[GuestId], undo: &mut Undo) -> Result<Vec<Arrival>, Failure> {
+    let pool = shared_pool(context).await?;
+    let mut arrivals = Vec::new();
+    for id in ids {
+        context.check()?;
+        arrivals.push(Arrival::prepare(context, *id, &pool, None, context.deadline(), undo).await?);
+    }
+    let answered = |step: &mut Step| {
+        if let Step::Arrive(guest) = step {
+            guest.answered = true;
+        }
+    };
+    undo.replan(answered).await?;
+    context.respond(context.success())?;
+    Ok(arrivals)
+}
+
+/// Returns when the former host has let go of all of the guests some time ago, and no order has come: it has died before it could tell the Core, or the order
+/// is lost.
+async fn let_go(context: &Context, arrivals: &[Arrival]) {
+    let mut since = None;
+    loop {
+        sleep(LOOK).await;
+        let mut all = true;
+        for arrival in arrivals {
+            all = all && arrival.is_let_go(context).await;
+        }
+        match since {
+            _ if !all => since = None,
+            None => since = Some(Instant::now()),
+            Some(since) if Instant::now() >= since + ORDER_DELAY => return,
+            Some(_) => {}
+        }
+    }
+}
+
+/// The guests are ours, whatever happens: the Core says so.
+async fn ordered(context: &Arc<Context>, mut arrivals: Vec<Arrival>, mut undo: Undo, migration: String) -> Result<(), Failure> {
+    arrivals.iter_mut().for_each(|arrival| arrival.ordered(&migration));
+    if let Err(failure) = ours(&arrivals, &mut undo).await {
         return Err(undo.run(failure).await);
     }
-    let migration = order.string_params.get(&Key::Migration).cloned().unwrap_or_default();
     let mut moved = Vec::new();
     let mut all_saved = true;
     for arrival in arrivals {
@@ -88,29 +144,32 @@ async fn planned(context: &Arc<Context>, ids: &[GuestId]) -> Result<(), Failure>
     if all_saved {
         undo.end();
     }
-    context.event(migrated(&moved).bool(Key::Immediate, false).string(Key::Migration, migration));
-    start_all(context, moved).await;
+    welcome::tell(&context.node, &moved, context.session.0);
+    welcome::start(&context.node, &moved, context.session.0).await;
     Ok(())
 }
 
-/// From here on the guests are ours, and a crash changes nothing about that.
-async fn ours(arrivals: &[Arrival], undo: &mut Undo, context: &Context) -> Result<(), Failure> {
-    for arrival in arrivals {
-        undo.afterwards(arrival.rest(context).await);
+/// Nobody can say whose the guests are but their claims.
+async fn unordered(context: &Arc<Context>, ids: &[GuestId], arrivals: Vec<Arrival>, undo: Undo) -> Result<(), Failure> {
+    let cause = Failure::refused("the Core has not ordered the migration after all; the guests are where they were");
+    let failure = undo.run(cause).await;
+    drop(arrivals);
+    let (node, session) = (&context.node, context.session.0);
+    let came: Vec<GuestId> = welcome::unknown(node).into_iter().filter(|id| ids.contains(id)).collect();
+    welcome::tell(node, &came, session);
+    welcome::start(node, &came, session).await;
+    if came.len() == ids.len() {
+        return Ok(());
     }
-    undo.commit().await
+    Err(failure)
 }
 
-/// The steps up to the answer.
-async fn prepare_all(context: &Arc<Context>, ids: &[GuestId], undo: &mut Undo) -> Result<Vec<Arrival>, Failure> {
-    let pool = shared_pool(context).await?;
-    let mut arrivals = Vec::new();
-    for id in ids {
-        context.check()?;
-        arrivals.push(Arrival::prepare(context, *id, &pool, context.deadline(), undo).await?);
+/// From here on the guests are ours, and a crash changes nothing about that.
+async fn ours(arrivals: &[Arrival], undo: &mut Undo) -> Result<(), Failure> {
+    for arrival in arrivals {
+        undo.afterwards(arrival.step());
     }
-    context.respond(context.success())?;
-    Ok(arrivals)
+    undo.commit().await
 }
 
 /// The pool that guests come from, read anew.
@@ -124,6 +183,7 @@ async fn shared_pool(context: &Context) -> Result<Pool, Failure> {
 
 /// Takes what can be taken of the guests of a lost host, and tells the Core which. Nobody waits for an answer.
 async fn failover(context: &Arc<Context>, ids: &[GuestId], source: &str) -> Result<(), Failure> {
+    supersede(context, ids);
     context.respond(context.success())?;
     let mut left: Vec<GuestId> = ids.to_vec();
     let mut moved = Vec::new();
@@ -132,10 +192,8 @@ async fn failover(context: &Arc<Context>, ids: &[GuestId], source: &str) -> Resu
         if attempt > 0 {
             sleep(RETRY).await;
         }
-        let (taken, failed, why) = take_all(context, &left).await;
-        if !taken.is_empty() {
-            context.event(migrated(&taken).bool(Key::Immediate, true).string(Key::Cell, source));
-        }
+        let (taken, failed, why) = take_all(context, &left, source).await;
+        welcome::tell(&context.node, &taken, context.session.0);
         moved.extend(taken);
         (left, last) = (failed, why);
         if left.is_empty() {
@@ -145,34 +203,21 @@ async fn failover(context: &Arc<Context>, ids: &[GuestId], source: &str) -> Resu
     for id in &left {
         tracing::error!(guest = %id, "it could not be taken from {source}; the Core keeps it as migrating");
     }
-    start_all(context, moved).await;
+    welcome::start(&context.node, &moved, context.session.0).await;
     last.filter(|_| !left.is_empty()).map_or(Ok(()), Err)
 }
 
 /// Those that were taken, those that were not, and why the last of them was not.
-async fn take_all(context: &Arc<Context>, ids: &[GuestId]) -> (Vec<Moved>, Vec<GuestId>, Option<Failure>) {
+async fn take_all(context: &Arc<Context>, ids: &[GuestId], source: &str) -> (Vec<GuestId>, Vec<GuestId>, Option<Failure>) {
     let pool = match shared_pool(context).await {
         Ok(pool) => pool,
         Err(failure) => return (Vec::new(), ids.to_vec(), Some(failure)),
     };
     let (mut taken, mut failed, mut why) = (Vec::new(), Vec::new(), None);
     for id in ids {
-        let mut undo = Undo::new(context, &[*id]);
-        let prepared = async {
-            let arrival = Arrival::prepare(context, *id, &pool, Instant::now() + RETRY, &mut undo).await?;
-            ours(std::slice::from_ref(&arrival), &mut undo, context).await?;
-            Ok(arrival)
-        };
-        match prepared.await {
-            Ok(arrival) => {
-                let (guest, saved) = arrival.enter(context).await;
-                taken.push(guest);
-                if saved {
-                    undo.end();
-                }
-            }
-            Err(cause) => {
-                let failure = undo.run(cause).await;
+        match take(context, *id, &pool, source).await {
+            Ok(()) => taken.push(*id),
+            Err(failure) => {
                 tracing::error!(guest = %id, "it can't be taken: {failure}");
                 failed.push(*id);
                 why = Some(failure);
@@ -182,45 +227,38 @@ async fn take_all(context: &Arc<Context>, ids: &[GuestId]) -> (Vec<Moved>, Vec<G
     (taken, failed, why)
 }
 
-/// A guest that is ours now.
-pub(super) struct Moved {
-    id: GuestId,
-    monitor_port: u16,
-    /// It is to run: it did before, or is always started.
-    starts: bool,
-}
-
-fn migrated(moved: &[Moved]) -> Message {
-    Message::new(MessageId::INSTANCE_MIGRATED_EVENT)
-        .succeeded()
-        .strings(Key::Instance, moved.iter().map(|guest| guest.id.to_string()).collect::<Vec<_>>())
-        .uints(Key::Monitor, moved.iter().map(|guest| u64::from(guest.monitor_port)).collect::<Vec<_>>())
-}
-
-async fn start_all(context: &Arc<Context>, moved: Vec<Moved>) {
-    join_all(moved.iter().filter(|guest| guest.starts).map(|guest| start(context, guest.id))).await;
-}
-
-/// Starts a guest as soon as nothing stands against it, and tells the Core how that ended.
-async fn start(context: &Context, id: GuestId) {
-    let give_up = Instant::now() + START_PATIENCE;
-    loop {
-        let started = async {
-            let job = context.node.jobs.acquire(id, Job::Start, give_up).await?;
-            power_on_until(context, id, give_up).await?;
-            Ok::<_, Failure>(job)
-        };
-        match started.await {
-            Ok(_job) => return announce_started(context, id),
-            Err(Failure::NoSuchGuest(_)) => return,
-            Err(failure) if Instant::now() + RETRY < give_up => tracing::warn!(guest = %id, "it can't be started yet: {failure}"),
-            Err(failure) => {
-                tracing::error!(guest = %id, "it is here now, but it can't be started: {failure}");
-                return context.node.announce_power(id, PowerState::Stopped, context.session.0);
-            }
-        }
-        sleep(RETRY).await;
+async fn take(context: &Arc<Context>, id: GuestId, pool: &Pool, source: &str) -> Result<(), Failure> {
+    if keep(context, id, source).await? {
+        return Ok(());
     }
+    let mut undo = Undo::new(context, &[id]);
+    let prepared = async {
+        let arrival = Arrival::prepare(context, id, pool, Some(source), Instant::now() + RETRY, &mut undo).await?;
+        ours(std::slice::from_ref(&arrival), &mut undo).await?;
+        Ok(arrival)
+    };
+    match prepared.await {
+        Ok(arrival) => {
+            if arrival.enter(context).await.1 {
+                undo.end();
+            }
+            Ok(())
+        }
+        Err(cause) => Err(undo.run(cause).await),
+    }
+}
+
+/// A guest that came here before the Core knew, by a move that its former host did not survive: it is what the Core wants. False when it is not here.
+async fn keep(context: &Context, id: GuestId, source: &str) -> Result<bool, Failure> {
+    let node = &context.node;
+    if node.books.guest(id).is_err() {
+        return Ok(false);
+    }
+    node.hold(id).await?;
+    let mut books = node.books.lock();
+    let ran = books.arrivals.get(&id).is_some_and(|origin| origin.ran);
+    books.arrivals.insert(id, Origin { source: source.to_owned(), migration: String::new(), ran });
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 mod add_guest_rule;
 mod answers;
-mod attach_instance;
+pub(in crate::txn) mod attach_instance;
 pub(in crate::txn) mod change_address_pool;
 mod change_guest_rule_default_action;
 mod change_guest_rule_order;
@@ -50,6 +50,7 @@ mod shared_storage;
 mod shrink_disk;
 mod start_instance;
 mod stop_instance;
+pub(in crate::txn) mod welcome;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,10 +1,11 @@
 //! ComputePoolReadyEvent (contract §6.1): this cell belongs to a pool. Everything is validated before anything is switched (§14 A4, B17).
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::answers::power_to_wire;
 use super::change_address_pool::{self, AddressPool};
-use super::shared_storage;
+use super::{shared_storage, welcome};
 use crate::model::Guest;
 use crate::proto::message::{Key, Message};
 use crate::txn::{Context, Failure};
@@ -28,6 +29,9 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     };
     tracing::info!(pool, guests = answer.uint_params.get(&Key::Count), "joined the compute pool");
     context.node.missed.lead().await;
+    let node = &context.node;
+    node.core_has_spoken.store(true, Ordering::Relaxed);
+    welcome::tell(node, &welcome::unknown(node), context.session.0);
     let answered = context.respond(answer);
     shared_storage::start_after_boot(&context).await;
     answered

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{timeout, Instant};
 
 use super::start_instance::{announce_started, power_on_until};
+use super::welcome;
 use crate::host::{ErrorKind, HostError, NfsSource};
 use crate::model::{GuestId, Pool, PoolMode, PowerState};
 use crate::proto::message::Key;
@@ -241,23 +242,25 @@ async fn drop_unused(context: &Arc<Context>, undo: Undo) {
 }
 
 /// The Core has spoken, and these guests are still ours: those that are started with the host are started, once after each boot of it, and those that
-/// were on their way here when the service crashed.
+/// have come here without the Core's knowledge.
 pub(super) async fn start_after_boot(context: &Arc<Context>) {
     let node = &context.node;
+    let come = welcome::unknown(node);
     let candidates: Vec<GuestId> = {
         let books = node.books.lock();
         let ours = books.guests.values().filter(|guest| guest.config.auto_start && guest.created && guest.power == PowerState::Stopped);
-        ours.filter(|guest| books.shared_pool(&guest.config).is_some()).map(|guest| guest.config.id).collect()
+        let ids = ours.filter(|guest| books.shared_pool(&guest.config).is_some()).map(|guest| guest.config.id);
+        ids.filter(|id| !come.contains(id)).collect()
     };
-    let arrived = std::mem::take(&mut *node.arrived.lock());
     let boot = node.host.shared.boot();
-    for id in arrived.iter().chain(candidates.iter().filter(|id| !arrived.contains(id))).copied() {
+    for id in candidates {
         match node.hold(id).await {
-            Ok(Some(held)) if held.is_of_former_boot(&boot) || arrived.contains(&id) => start(context, id).await,
+            Ok(Some(held)) if held.is_of_former_boot(&boot) => start(context, id).await,
             Ok(_) => {}
             Err(failure) => tracing::error!(guest = %id, "not started with the host: {failure}"),
         }
     }
+    welcome::start(node, &come, context.session.0).await;
 }
 
 /// Starts a guest on behalf of the host, and tells the Core.
@@ -265,7 +268,7 @@ async fn start(context: &Context, id: GuestId) {
     let deadline = Instant::now() + START_PATIENCE;
     let started = async {
         let job = context.node.jobs.acquire(id, Job::Start, deadline).await?;
-        power_on_until(context, id, deadline).await?;
+        power_on_until(&context.node, id, deadline).await?;
         Ok::<_, Failure>(job)
     };
     match started.await {

@@ -14,7 +14,7 @@ use crate::txn::addresses::seeds;
 use crate::txn::media::{self, Fetched};
 use crate::txn::node::jobs::Job;
 use crate::txn::undo::{settle, Step, Undo};
-use crate::txn::{Context, Failure};
+use crate::txn::{Context, Failure, Node};
 
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let params = context.params();
@@ -69,7 +69,7 @@ async fn start_fetched(context: &Arc<Context>, id: GuestId, fetched: &Fetched) -
     let media = &fetched.media;
     let mut undo = Undo::new(context, &[id]);
     undo.plan_forward(vec![Step::Started { guest: id, media: media.clone() }]).await?;
-    if let Err(failure) = power_on_with(context, id, Some(&media.file), context.deadline()).await {
+    if let Err(failure) = power_on_with(&context.node, id, Some(&media.file), context.deadline()).await {
         if !failure.outcome_unknown() {
             undo.end();
         }
@@ -90,16 +90,15 @@ async fn start_fetched(context: &Arc<Context>, id: GuestId, fetched: &Fetched) -
 
 /// Starts a guest whose job the caller holds.
 pub(super) async fn power_on(context: &Context, id: GuestId) -> Result<(), Failure> {
-    power_on_until(context, id, context.deadline()).await
+    power_on_until(&context.node, id, context.deadline()).await
 }
 
 /// [`power_on`]; a guest of a shared pool that may not start before `deadline` is refused.
-pub(super) async fn power_on_until(context: &Context, id: GuestId, deadline: Instant) -> Result<(), Failure> {
-    power_on_with(context, id, None, deadline).await
+pub(super) async fn power_on_until(node: &Arc<Node>, id: GuestId, deadline: Instant) -> Result<(), Failure> {
+    power_on_with(node, id, None, deadline).await
 }
 
-async fn power_on_with(context: &Context, id: GuestId, media: Option<&str>, deadline: Instant) -> Result<(), Failure> {
-    let node = &context.node;
+async fn power_on_with(node: &Arc<Node>, id: GuestId, media: Option<&str>, deadline: Instant) -> Result<(), Failure> {
     // A disk that an earlier change has left half-way is no disk to start with.
     settle(node, &[id]).await?;
     let hypervisor = &node.host.hypervisor;

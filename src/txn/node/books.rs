@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::{
-    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Pool, PoolMode, PowerState, Resource, StorageBook, Volume, VolumeGroup,
+    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Origin, Pool, PoolMode, PowerState, Resource, StorageBook, Volume, VolumeGroup,
     LOCAL_POOL,
 };
 use crate::store::{encode, DataFile, Loaded, Source, StoreError};
@@ -28,6 +28,8 @@ pub struct Inner {
     pub network: NetworkBook,
     /// Pools and volume groups.
     pub storage: StorageBook,
+    /// Guests that have come from another host and of which the Core has yet to be told.
+    pub arrivals: BTreeMap<GuestId, Origin>,
     /// `instance.data` but for its guests: pool of new guests and limit.
     instance: InstanceBook,
     /// What creates that are under way hold.
@@ -52,11 +54,14 @@ impl Books {
     /// From what was loaded. Guests are taken as lost until the hypervisor's list says otherwise.
     pub fn new(loaded: Loaded) -> Self {
         let mut instance = loaded.instance;
-        let guests = std::mem::take(&mut instance.instances)
+        let guests: BTreeMap<GuestId, Guest> = std::mem::take(&mut instance.instances)
             .into_iter()
             .map(|config| (config.id, Guest { power: PowerState::Lost, ..Guest::new(config) }))
             .collect();
-        let mut inner = Inner { guests, network: loaded.network, storage: loaded.storage, instance, reserved: BTreeMap::new() };
+        let mut arrivals = std::mem::take(&mut instance.arrivals);
+        arrivals.retain(|id, _| guests.contains_key(id));
+        let (network, storage) = (loaded.network, loaded.storage);
+        let mut inner = Inner { guests, network, storage, arrivals, instance, reserved: BTreeMap::new() };
         inner.sync_resources();
         Self { inner: Mutex::new(inner) }
     }
@@ -240,6 +245,17 @@ impl Inner {
         Ok(resource)
     }
 
+    /// A monitor port for a guest that has come here: its own, unless another guest has that by now.
+    pub fn port_for(&self, id: GuestId, own: u16) -> Result<u16, Failure> {
+        let assigned = self.network.resources.iter().filter(|(other, _)| **other != id).map(|(_, resource)| resource);
+        let reserved = self.reserved.iter().filter(|(other, _)| **other != id).map(|(_, reserved)| &reserved.resource);
+        let is_taken = assigned.chain(reserved).any(|resource| resource.monitor_port == own);
+        if is_taken {
+            return self.free_monitor_port();
+        }
+        Ok(own)
+    }
+
     /// The guest's system disk; the reference may have left its path out.
     pub fn system_disk(&self, id: GuestId) -> Option<Disk> {
         let volume = &self.storage.groups.get(&id)?.system;
@@ -304,6 +320,7 @@ impl Inner {
     /// Strikes a guest with all that it held.
     pub fn remove(&mut self, id: GuestId) {
         self.guests.remove(&id);
+        self.arrivals.remove(&id);
         self.network.resources.remove(&id);
         if let Some(group) = self.storage.groups.remove(&id) {
             for volume in group.volumes() {
@@ -323,7 +340,7 @@ impl Source for Books {
             DataFile::Network => encode(file, &inner.network),
             DataFile::Instance => {
                 let instances = inner.guests.values().map(|guest| guest.config.clone()).collect();
-                encode(file, &InstanceBook { instances, ..inner.instance.clone() })
+                encode(file, &InstanceBook { instances, arrivals: inner.arrivals.clone(), ..inner.instance.clone() })
             }
         }
     }

@@ -64,7 +64,8 @@ impl Node {
                 )));
             }
             let generation = present.generation.saturating_add(1);
-            let claim = Claim { owner: name.clone(), generation, boot: self.host.shared.boot(), ..Claim::default() };
+            let boot = self.host.shared.boot();
+            let claim = Claim { owner: name.clone(), generation, tenure: generation, boot, ..Claim::default() };
             match self.host.shared.set_claim(&directory, id, &claim).await {
                 Ok(()) => return Ok(Some(Held { directory, claim })),
                 Err(error) if error.kind == ErrorKind::Busy => {}
@@ -83,7 +84,8 @@ impl Node {
             let from = if present.owner == *name { present.from } else { present.owner };
             let (generation, taken) = (present.generation.saturating_add(1), !from.is_empty());
             // That it ran stays noted until it is started here: an attempt of which nobody knows how it ended, and a crash, must not forget it.
-            let claim = Claim { owner: name.clone(), generation, from, boot: self.host.shared.boot(), running: present.running };
+            let (owner, boot) = (name.clone(), self.host.shared.boot());
+            let claim = Claim { owner, generation, tenure: generation, from, boot, running: present.running };
             match self.host.shared.set_claim(directory, id, &claim).await {
                 Ok(()) => {
                     if taken {
@@ -98,13 +100,21 @@ impl Node {
         Err(busy.map_or(Failure::Expired, Failure::Host))
     }
 
+    /// Takes a guest that nobody has, unless its claim was changed since `present` was read. `running`: it ran, and has yet to be started here.
+    pub async fn take_free(&self, directory: &str, id: GuestId, present: &Claim, running: bool) -> Result<(), Failure> {
+        let generation = present.generation.saturating_add(1);
+        let (owner, boot) = (self.settings.name.clone(), self.host.shared.boot());
+        let claim = Claim { owner, generation, tenure: generation, boot, running, from: String::new() };
+        Ok(self.host.shared.set_claim(directory, id, &claim).await?)
+    }
+
     /// Lets go of the guest, so that another host may claim it; nothing happens when it is not ours.
     pub async fn let_go(&self, directory: &str, id: GuestId, running: bool) -> Result<(), Failure> {
         let Some(present) = self.host.shared.claim(directory, id).await? else { return Ok(()) };
         if present.owner != self.settings.name {
             return Ok(());
         }
-        let claim = Claim { generation: present.generation.saturating_add(1), running, ..Claim::default() };
+        let claim = Claim { generation: present.generation.saturating_add(1), tenure: present.tenure, running, ..Claim::default() };
         self.taken.0.lock().remove(&id);
         Ok(self.host.shared.set_claim(directory, id, &claim).await?)
     }
@@ -130,7 +140,7 @@ impl Node {
         let Some(Held { directory, claim }) = held else { return Ok(()) };
         self.taken.0.lock().remove(&id);
         let generation = claim.generation.saturating_add(1);
-        let noted = Claim { owner: claim.owner, generation, boot: self.host.shared.boot(), ..Claim::default() };
+        let noted = Claim { owner: claim.owner, generation, tenure: claim.tenure, boot: self.host.shared.boot(), ..Claim::default() };
         let Err(error) = self.host.shared.set_claim(&directory, id, &noted).await else { return Ok(()) };
         // Only somebody else's claim ends it; a server that stopped answering does not.
         match self.host.shared.claim(&directory, id).await {

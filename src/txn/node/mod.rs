@@ -1,5 +1,6 @@
 //! The state that all transactions of this node share.
 
+pub mod awaited;
 pub mod books;
 pub(in crate::txn) mod claims;
 mod copies;
@@ -86,12 +87,14 @@ pub struct Node {
     pub media_left: AtomicBool,
     /// Held for reading while volumes are made, for writing while their pools are moved.
     pub layout: RwLock<()>,
+    /// Guests that may be about to come here.
+    pub awaited: awaited::Awaited,
+    /// The Core has spoken since the service was started: guests of shared pools may be.
+    pub core_has_spoken: AtomicBool,
     /// Held while the address pool is changed.
     pub addressing: tokio::sync::Mutex<()>,
     /// Guests in which the deletion of a snapshot may have broken off while they ran.
     pub(in crate::txn) broken_merges: Mutex<BTreeSet<GuestId>>,
-    /// Guests whose arrival was completed after a crash, and that are to be started when the Core has spoken.
-    pub arrived: Mutex<Vec<GuestId>>,
     /// Transactions that wait for a further message.
     pub mailboxes: mailboxes::Mailboxes,
     /// What shared pools say about our guests.
@@ -133,9 +136,10 @@ impl Node {
             media_files: Arc::default(),
             media_left: AtomicBool::new(false),
             layout: RwLock::new(()),
+            awaited: awaited::Awaited::default(),
+            core_has_spoken: AtomicBool::new(false),
             addressing: tokio::sync::Mutex::default(),
             broken_merges: Mutex::default(),
-            arrived: Mutex::default(),
             mailboxes,
             copies,
             taken,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::moves;
 use super::step::Step;
 use crate::host::{self, ErrorKind};
-use crate::model::{Guest, GuestConfig, GuestId, PowerState, Resource, VolumeGroup};
+use crate::model::{GuestId, PowerState};
 use crate::store::DataFile;
 use crate::txn::handlers::change_address_pool::apply;
 use crate::txn::handlers::{modify_auth, remains};
@@ -12,7 +13,7 @@ use crate::txn::volumes::live;
 use crate::txn::{missed, thaws, Failure, Node};
 
 /// What a guest's entry is in.
-const ALL: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
+pub(super) const ALL: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
 const DISKS: &[DataFile] = &[DataFile::Storage, DataFile::Instance];
 
 /// Makes it as if the step had never been begun.
@@ -28,8 +29,6 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
         Step::Merge { path } => drop(there(disks.unmerge(path).await)?),
         Step::Size { path, capacity } => drop(disks.resize(path, *capacity).await?),
         Step::Domain { guest } => drop(hypervisor.undefine(*guest).await?),
-        Step::Undefined { config } => defined(node, config).await?,
-        Step::Ended { guest, boot } => run_again(node, *guest, boot).await?,
         Step::Volumes { guest, names } => {
             let back: Vec<(String, String)> = names.iter().map(|(present, new)| (new.clone(), present.clone())).collect();
             there(hypervisor.change_volumes(*guest, &back).await)?;
@@ -47,7 +46,6 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             storage.ensure_local_pool(name, target).await?;
         }
         Step::SharedPool { name, source, target } => drop(storage.ensure_nfs_pool(name, source, target).await?),
-        Step::Claim { guest } => claimed(node, *guest).await?,
         Step::Copy { guest, directory } => node.erase_leftover_copy(directory, *guest).await?,
         Step::Entry { guest } => {
             node.books.lock().remove(*guest);
@@ -55,11 +53,8 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             // A handler that still runs tells more of it. After a crash the Core may have been told that the guest is being made.
             node.missed.keep(missed::not_created(*guest, "its creation broke off, and was taken back"));
         }
-        Step::Struck { config, group, resource } => {
-            let guest = Guest { power: PowerState::Stopped, ..Guest::new(config.as_ref().clone()) };
-            node.books.lock().restore_guest(guest, group, resource.clone());
-            node.save(ALL).await?;
-        }
+        Step::Leave(guest) => moves::stay(node, guest).await?,
+        Step::Arrive(guest) => moves::decide(node, guest).await?,
         Step::Disks { guest, group, sizes, volumes } => {
             let known = {
                 let mut books = node.books.lock();
@@ -147,7 +142,7 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             remains::purge(node, *guest, directory.as_deref(), *running).await?;
             node.save(ALL).await?;
         }
-        Step::Arrive { config, group, directory, generation } => arrive(node, config, group, directory, *generation).await?,
+        Step::Arrive(guest) => moves::arrive(node, guest).await?,
         Step::DropPool { name } => {
             let unused = node.books.lock().is_unused(name);
             if unused {
@@ -166,7 +161,7 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
 }
 
 /// None instead of an error when what it is about is gone.
-fn there<T>(result: host::Result<T>) -> Result<Option<T>, Failure> {
+pub(super) fn there<T>(result: host::Result<T>) -> Result<Option<T>, Failure> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
@@ -186,68 +181,4 @@ async fn saved(node: &Node, known: Result<(), Failure>, files: &[DataFile]) -> R
 async fn runs(node: &Node, id: GuestId) -> Result<bool, Failure> {
     let status = there(node.host.hypervisor.domain(id).await)?;
     Ok(status.is_some_and(|status| status.power == PowerState::Running))
-}
-
-/// Defines the domain again. One that is there was never removed and stays as it is.
-async fn defined(node: &Node, config: &GuestConfig) -> Result<(), Failure> {
-    if there(node.host.hypervisor.domain(config.id).await)?.is_none() {
-        node.host.hypervisor.define(config).await?;
-        node.set_power(config.id, PowerState::Stopped);
-    }
-    Ok(())
-}
-
-/// Starts a guest that was ended. What another host has meanwhile, and what ended with the host itself, stays ended.
-async fn run_again(node: &Node, id: GuestId, boot: &str) -> Result<(), Failure> {
-    if node.host.shared.boot() != boot || node.lost_to(id).await.is_some() {
-        return Ok(());
-    }
-    node.hold(id).await?;
-    node.host.hypervisor.start(id).await?;
-    node.set_power(id, PowerState::Running);
-    node.usage.started(id);
-    Ok(())
-}
-
-/// Takes the claim of a guest again that was let go of, unless another host has it now.
-async fn claimed(node: &Node, id: GuestId) -> Result<(), Failure> {
-    match node.lost_to(id).await {
-        Some(owner) => tracing::warn!(guest = %id, "it is {owner}'s now"),
-        None => drop(node.hold(id).await?),
-    }
-    Ok(())
-}
-
-/// A guest that the Core has given us is ours, unless its claim was changed since: then somebody else has been given it.
-async fn arrive(
-    node: &Arc<Node>,
-    config: &GuestConfig,
-    group: &VolumeGroup,
-    directory: &str,
-    generation: Option<u64>,
-) -> Result<(), Failure> {
-    let id = config.id;
-    let claim = node.host.shared.claim(directory, id).await?.unwrap_or_default();
-    let ours = claim.owner == node.settings.name;
-    if !ours && !claim.owner.is_empty() && Some(claim.generation) != generation {
-        tracing::warn!(guest = %id, "it is {}'s now and does not come here", claim.owner);
-        node.host.hypervisor.undefine(id).await?;
-        node.books.lock().remove(id);
-        return node.save(ALL).await;
-    }
-    defined(node, config).await?;
-    let ran = if ours { claim.running } else { node.take_claim(directory, id).await? };
-    let resource = Resource {
-        monitor_port: config.monitor_port,
-        hardware_address: config.hardware_address.clone(),
-        internal_address: config.internal_address.clone(),
-        external_address: config.external_address.clone(),
-    };
-    let guest = Guest { power: PowerState::Stopped, ..Guest::new(config.clone()) };
-    node.books.lock().restore_guest(guest, group, Some(resource));
-    node.save(ALL).await?;
-    if ran || config.auto_start {
-        node.arrived.lock().push(id);
-    }
-    Ok(())
 }

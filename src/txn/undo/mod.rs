@@ -7,6 +7,7 @@
 //! leaves its record open as well.
 
 mod act;
+mod moves;
 mod resolve;
 mod step;
 
@@ -18,8 +19,9 @@ use std::sync::Arc;
 use super::{Context, Failure, Node};
 use crate::model::GuestId;
 use crate::proto::message::{Message, MessageId};
-use crate::store::journal::{Course, Intent};
+use crate::store::journal::{Course, Intent, OpenRecord};
 
+pub(in crate::txn) use moves::{Arriving, Leaving};
 pub(in crate::txn) use resolve::{
     common, is_unsettled, resolve, settle, settle_common, settle_pool, supersede_removals, Common, Resolved, Silent,
 };
@@ -76,6 +78,18 @@ impl Undo {
             None => self.begin(Course::Back, &steps).await?,
         }
         self.steps.extend(steps);
+        Ok(())
+    }
+
+    /// Announces the same steps with what is known of them by now.
+    pub(in crate::txn) async fn replan(&mut self, change: impl Fn(&mut Step)) -> Result<(), Failure> {
+        let mut steps = self.steps.clone();
+        steps.iter_mut().for_each(change);
+        if let Some(number) = self.number {
+            let written = steps.iter().map(Step::written).collect::<Result<Vec<_>, _>>()?;
+            self.node.store.journal().turn(number, Course::Back, written).await?;
+        }
+        self.steps = steps;
         Ok(())
     }
 
@@ -202,7 +216,10 @@ impl Undo {
         let failed = resolve::each(&self.node, Course::Back, steps, None).await;
         let left: Vec<String> = failed.iter().map(|(step, _)| step.to_string()).collect();
         for (step, failure) in &failed {
-            tracing::error!(left_behind = %step, "a step could not be taken back: {failure}");
+            match failure {
+                Failure::Undecided(_) => tracing::info!("{step} is left for later: {failure}"),
+                _ => tracing::error!(left_behind = %step, "a step could not be taken back: {failure}"),
+            }
         }
         if let Some(number) = number {
             resolve::keep(&self.node, number, Course::Back, failed).await;
@@ -213,6 +230,15 @@ impl Undo {
             Failure::NotUndone { cause: Box::new(cause), left: left.join(", ") }
         }
     }
+}
+
+/// Whether a record is about guests that come to, or leave, this directory of a shared pool.
+pub(in crate::txn) fn is_move(record: &OpenRecord, directory: &str) -> bool {
+    record.intent.steps.iter().filter_map(|step| Step::read(step).ok()).any(|step| match step {
+        Step::Arrive(guest) => guest.directory == directory,
+        Step::Leave(guest) => guest.directory == directory,
+        _ => false,
+    })
 }
 
 impl Drop for Undo {

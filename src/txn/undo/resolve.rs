@@ -45,10 +45,12 @@ pub(in crate::txn) async fn resolve(node: &Arc<Node>, number: u64, silent: Optio
     };
     let failed = each(node, course, steps, silent).await;
     let reasons: Vec<String> = failed.iter().map(|(step, failure)| format!("{step}: {failure}")).collect();
+    let is_undecided = failed.iter().all(|(_, failure)| matches!(failure, Failure::Undecided(_)));
     taken.forget();
     keep(node, number, course, failed).await;
     match reasons.as_slice() {
         [] => Resolved::Done(course),
+        reasons if is_undecided => Resolved::Left(Failure::Undecided(reasons.join("; "))),
         reasons => Resolved::Left(Failure::refused(reasons.join("; "))),
     }
 }

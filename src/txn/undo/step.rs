@@ -7,8 +7,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::moves::{Arriving, Leaving};
 use crate::host::NfsSource;
-use crate::model::{GuestConfig, GuestId, InstanceBook, Media, Resource, StorageBook, VolumeGroup};
+use crate::model::{GuestConfig, GuestId, InstanceBook, Media, StorageBook, VolumeGroup};
 use crate::store::journal;
 use crate::txn::handlers::change_address_pool::AddressPool;
 use crate::txn::setting::Setting;
@@ -36,10 +37,6 @@ pub(in crate::txn) enum Step {
     Size { path: String, capacity: u64 },
     /// A new domain and its filter.
     Domain { guest: GuestId },
-    /// A domain that is removed.
-    Undefined { config: Box<GuestConfig> },
-    /// A running guest that is ended; `boot` is that of the host.
-    Ended { guest: GuestId, boot: String },
     /// Volumes in a domain's definition, as (former, new) names.
     Volumes { guest: GuestId, names: Vec<(String, String)> },
     /// A setting of a domain, which was as in this configuration.
@@ -54,14 +51,12 @@ pub(in crate::txn) enum Step {
     LocalPool { name: String, target: String },
     /// A shared pool that is detached.
     SharedPool { name: String, source: NfsSource, target: String },
-    /// The claim of a guest that is let go of.
-    Claim { guest: GuestId },
     /// What a shared pool's directory is told about a new guest.
     Copy { guest: GuestId, directory: String },
     /// A new guest in the books.
     Entry { guest: GuestId },
-    /// A guest that is struck from the books.
-    Struck { config: Box<GuestConfig>, group: Box<VolumeGroup>, resource: Option<Resource> },
+    /// A guest leaves for another host.
+    Leave(Box<Leaving>),
     /// What the books held of a guest's disks.
     Disks { guest: GuestId, group: Box<VolumeGroup>, sizes: Vec<u64>, volumes: Vec<String> },
     /// A setting in the books, which was as in this configuration.
@@ -91,8 +86,8 @@ pub(in crate::txn) enum Step {
     Delete { guest: GuestId, group: Box<VolumeGroup>, directory: Option<String> },
     /// A guest that was moved elsewhere, and may run, goes from here.
     Purge { guest: GuestId, directory: Option<String>, running: bool },
-    /// A guest comes here; `generation` is that of its claim.
-    Arrive { config: Box<GuestConfig>, group: Box<VolumeGroup>, directory: String, generation: Option<u64> },
+    /// A guest comes here. Before the Core has ordered that, it can be taken back as well.
+    Arrive(Box<Arriving>),
     /// A shared pool without guests goes.
     DropPool { name: String },
     /// The address pool changes.
@@ -125,13 +120,14 @@ impl Step {
             | Self::Merged { path }
             | Self::Install { disk: path }
             | Self::Grown { path, .. } => Some(Place::File(path)),
-            Self::Copy { directory, .. } | Self::Arrive { directory, .. } => Some(Place::File(directory)),
+            Self::Copy { directory, .. } => Some(Place::File(directory)),
+            Self::Arrive(guest) => Some(Place::File(&guest.directory)),
+            Self::Leave(guest) => Some(Place::File(&guest.directory)),
             Self::Volume { pool, .. } => Some(Place::Pool(pool)),
             Self::Delete { group, .. } => Some(Place::Pool(&group.system.pool)),
             Self::Pool { name } | Self::LocalPool { name, .. } | Self::SharedPool { name, .. } | Self::DropPool { name } => {
                 Some(Place::Pool(name))
             }
-            Self::Undefined { config } => Some(Place::Pool(&config.storage_pool)),
             _ => None,
         }
     }
@@ -158,8 +154,6 @@ impl fmt::Display for Step {
             Self::Merge { path } => write!(f, "content of {path}"),
             Self::Size { path, capacity } => write!(f, "size of {path}, which had {capacity} bytes"),
             Self::Domain { guest } => write!(f, "domain and filter of guest {guest}"),
-            Self::Undefined { config } => write!(f, "domain of guest {}", config.id),
-            Self::Ended { guest, .. } => write!(f, "guest {guest}, which ran and is stopped now"),
             Self::Volumes { guest, .. } => write!(f, "volumes in the definition of guest {guest}"),
             Self::Configured { setting, config } => write!(f, "new {} of guest {} in libvirt", setting.name(), config.id),
             Self::Drive { guest, file: Some(_) } => write!(f, "the empty drive of guest {guest}"),
@@ -168,10 +162,9 @@ impl fmt::Display for Step {
             Self::Pool { name } => write!(f, "storage pool {name}"),
             Self::LocalPool { name, target } => write!(f, "pool {name} at {target}"),
             Self::SharedPool { name, source, .. } => write!(f, "storage pool {name} of {}:{}", source.host, source.path),
-            Self::Claim { guest } => write!(f, "claim of guest {guest}"),
             Self::Copy { guest, directory } => write!(f, "description of guest {guest} in {directory}"),
             Self::Entry { guest } => write!(f, "entry of guest {guest} in data/"),
-            Self::Struck { config, .. } => write!(f, "guest {} in data/", config.id),
+            Self::Leave(guest) => write!(f, "departure of guest {}", guest.config.id),
             Self::Disks { guest, .. } => write!(f, "entry of the volumes of guest {guest} in data/"),
             Self::Written { setting, config } => write!(f, "new {} of guest {} in data/", setting.name(), config.id),
             Self::Initialized { guest, .. } => write!(f, "the mark of guest {guest} that it was initialized"),
@@ -185,7 +178,7 @@ impl fmt::Display for Step {
             Self::Started { guest, media } => write!(f, "media {} of guest {guest} in data/", media.id),
             Self::Delete { guest, .. } => write!(f, "rest of guest {guest}, which is being deleted"),
             Self::Purge { guest, .. } => write!(f, "rest of guest {guest}, which was moved to another cell"),
-            Self::Arrive { config, .. } => write!(f, "arrival of guest {}", config.id),
+            Self::Arrive(guest) => write!(f, "arrival of guest {}", guest.config.id),
             Self::DropPool { name } => write!(f, "storage pool {name}, which is not used any more"),
             Self::Addresses { .. } => f.write_str("the new address pool in data/"),
         }

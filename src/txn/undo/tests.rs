@@ -185,7 +185,15 @@ fn config() -> crate::model::GuestConfig {
 fn a_step_comes_back_from_the_journal_as_it_was() {
     let steps = [
         Step::Aside { path: "/a".into(), new: None, aside: "/b".into() },
-        Step::Undefined { config: Box::new(config()) },
+        Step::Leave(Box::new(Leaving {
+            config: config(),
+            group: crate::model::VolumeGroup::default(),
+            resource: None,
+            directory: "/pools/nas".into(),
+            tenure: u64::MAX,
+            ran: true,
+            boot: "b".into(),
+        })),
         Step::Written { setting: crate::txn::setting::Setting::DiskLimits, config: Box::new(config()) },
     ];
     for step in steps {

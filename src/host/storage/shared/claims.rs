@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::faults;
 use crate::model::Claim;
 
 /// A claim is blanked up to this length, so that it is replaced by one write.
@@ -39,8 +40,11 @@ pub(super) fn replace(path: &Path, claim: &Claim) -> io::Result<()> {
         return Err(io::Error::new(IoKind::InvalidInput, "the claim is too long"));
     }
     content.resize(LENGTH, b' ');
+    faults::host();
     file.write_all_at(&content, 0)?;
-    file.sync_all()
+    file.sync_all()?;
+    faults::host();
+    Ok(())
 }
 
 /// None for an empty file: somebody was about to write the first claim.

@@ -9,6 +9,7 @@ mod claims;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind as IoKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{timeout_at, Instant};
 
 use super::is_mounted;
+use crate::faults;
 use crate::host::{Change, ErrorKind, HostError, Result, Shared, SharedGuest};
 use crate::model::{Claim, GuestConfig, GuestId};
 
@@ -126,8 +128,8 @@ impl Shared for SharedFiles {
         self.run(directory, what, move |directory| {
             let id = guest.config.id;
             // Volumes first: a guest that is described has its volumes on record.
-            replace(directory, &file(directory, id, VOLS), &guest.volumes)?;
-            replace(directory, &file(directory, id, META), &guest.config)?;
+            replace(&file(directory, id, VOLS), &guest.volumes)?;
+            replace(&file(directory, id, META), &guest.config)?;
             fs::File::open(directory)?.sync_all()
         })
         .await
@@ -137,11 +139,12 @@ impl Shared for SharedFiles {
         let what = format!("remove what {directory} says about guest {id}");
         self.run(directory, what, move |directory| {
             let mut change = Change::Unchanged;
+            faults::host();
             for extension in [META, VOLS, CLAIM] {
-                match fs::remove_file(file(directory, id, extension)) {
-                    Ok(()) => change = Change::Changed,
-                    Err(error) if error.kind() == IoKind::NotFound => {}
-                    Err(error) => return Err(error),
+                let path = file(directory, id, extension);
+                remove(&beside(&path))?;
+                if remove(&path)? == Change::Changed {
+                    change = Change::Changed;
                 }
             }
             Ok(change)
@@ -177,15 +180,35 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     })
 }
 
-/// In the reference's form (contract §8), mode 0600.
-fn replace<T: Serialize>(directory: &Path, path: &Path, value: &T) -> io::Result<()> {
+/// In the reference's form (contract §8), mode 0600. What a crash leaves beside it has a fixed name: the next time replaces it.
+fn replace<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let mut content = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut content, PrettyFormatter::with_indent(b" ")))?;
-    let mut beside = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(directory)?;
-    beside.write_all(&content)?;
-    beside.as_file().sync_all()?;
-    beside.persist(path).map_err(|error| error.error)?;
+    let beside = beside(path);
+    remove(&beside)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written = file.write_all(&content).and_then(|()| file.sync_all());
+    faults::host();
+    if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    faults::host();
     Ok(())
+}
+
+/// Where a file is written before it takes its place.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
+
+fn remove(path: &Path) -> io::Result<Change> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(Change::Changed),
+        Err(error) if error.kind() == IoKind::NotFound => Ok(Change::Unchanged),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -26,8 +26,13 @@ async fn a_guest_is_written_read_and_erased() {
     let guest = guest(1);
     let id = guest.config.id;
     assert_eq!(files.load(&directory, id).await.unwrap_err().kind, ErrorKind::NotFound);
+    // as a crash leaves it
+    let left = || ["meta", "vols"].map(|kind| std::fs::write(scratch.path().join(format!(".{id}.{kind}.tmp")), "half").unwrap());
+    left();
     files.save(&directory, &guest).await.unwrap();
     assert_eq!(files.load(&directory, id).await.unwrap(), guest);
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 2, "what was left is replaced");
+    left();
     let meta = scratch.path().join(format!("{id}.meta"));
     assert_eq!(meta.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     files.set_claim(&directory, id, &claim("a", 1)).await.unwrap();

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::time::{sleep, Instant};
 
-use super::{Moved, RETRY};
+use super::RETRY;
 use crate::host::{ErrorKind, SharedGuest};
-use crate::model::{Guest, GuestConfig, GuestId, Pool, PowerState, Volume};
+use crate::model::{Guest, GuestConfig, GuestId, Origin, Pool, PowerState, Volume};
 use crate::store::DataFile;
 use crate::txn::node::jobs::{Job, JobGuard};
-use crate::txn::undo::{settle, Step, Undo};
+use crate::txn::undo::{settle, Arriving, Step, Undo};
 use crate::txn::{Context, Failure};
 
 const FILES: &[DataFile] = &[DataFile::Instance, DataFile::Storage, DataFile::Network];
@@ -19,19 +19,17 @@ const ATTEMPTS: usize = 3;
 
 /// A guest that libvirt knows here, and that is not in the books yet.
 pub(super) struct Arrival {
-    guest: SharedGuest,
-    directory: String,
-    /// That of its claim when it was looked at.
-    generation: Option<u64>,
+    guest: Arriving,
     job: JobGuard,
 }
 
 impl Arrival {
-    /// Reads what the pool says about the guest and defines it with a monitor port of ours.
+    /// Reads what the pool says about the guest and defines it with a monitor port of ours. `source`: the host that it comes from, where the Core names it.
     pub(super) async fn prepare(
         context: &Arc<Context>,
         id: GuestId,
         pool: &Pool,
+        source: Option<&str>,
         deadline: Instant,
         undo: &mut Undo,
     ) -> Result<Self, Failure> {
@@ -41,9 +39,11 @@ impl Arrival {
         if let Ok(guest) = node.books.guest(id) {
             return Err(Failure::refused(format!("guest '{}' ({id}) is on this cell already", guest.config.name)));
         }
+        // Whatever happens from here on is seen in the claim.
+        let claim = node.host.shared.claim(&pool.target, id).await?.unwrap_or_default();
         let found = node.host.shared.load(&pool.target, id).await?;
-        let guest = adapt(found, pool, &node.settings.bridge)?;
-        let generation = node.host.shared.claim(&pool.target, id).await?.map(|claim| claim.generation);
+        let port = found.config.monitor_port;
+        let SharedGuest { config, volumes } = adapt(found, pool, &node.settings.bridge)?;
         match node.host.hypervisor.domain(id).await {
             Ok(domain) if domain.power == PowerState::Running => {
                 return Err(Failure::refused(format!(
@@ -55,35 +55,51 @@ impl Arrival {
             Err(error) if error.kind == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let resource = node.books.lock().reserve_moved(&guest.config)?;
-        let config = GuestConfig { monitor_port: resource.monitor_port, ..guest.config };
-        let planned = undo.plan(vec![Step::Reservation { guest: id }, Step::Domain { guest: id }]).await;
+        let resource = node.books.lock().reserve_moved(&config)?;
+        let guest = Arriving {
+            config: GuestConfig { monitor_port: resource.monitor_port, ..config },
+            group: volumes,
+            directory: pool.target.clone(),
+            port,
+            tenure: claim.tenure,
+            answered: false,
+            origin: Origin { source: source.map_or_else(|| claim.owner.clone(), str::to_owned), ..Origin::default() },
+            owner: claim.owner,
+        };
+        let planned = undo.plan(vec![Step::Reservation { guest: id }, Step::Arrive(Box::new(guest.clone()))]).await;
         planned.inspect_err(|_| node.books.lock().cancel(id))?;
-        node.host.hypervisor.define(&config).await?;
-        Ok(Self { guest: SharedGuest { config, ..guest }, directory: pool.target.clone(), generation, job })
+        node.host.hypervisor.define(&guest.config).await?;
+        Ok(Self { guest, job })
+    }
+
+    /// The Core has ordered it in this migration.
+    pub(super) fn ordered(&mut self, migration: &str) {
+        migration.clone_into(&mut self.guest.origin.migration);
     }
 
     /// What is left to be done once the guest is ours.
-    pub(super) async fn rest(&self, context: &Context) -> Step {
-        let SharedGuest { config, volumes } = &self.guest;
-        let claim = context.node.host.shared.claim(&self.directory, config.id).await;
-        Step::Arrive {
-            config: Box::new(config.clone()),
-            group: Box::new(volumes.clone()),
-            directory: self.directory.clone(),
-            // One that can't be read now is taken to be as it was.
-            generation: claim.map_or(self.generation, |claim| claim.map(|claim| claim.generation)),
+    pub(super) fn step(&self) -> Step {
+        Step::Arrive(Box::new(self.guest.clone()))
+    }
+
+    /// Its former host has let go of it. False when that can't be seen.
+    pub(super) async fn is_let_go(&self, context: &Context) -> bool {
+        let Arriving { config, directory, tenure, .. } = &self.guest;
+        let watched = self.guest.was_claimed_by_another(&context.node.settings.name);
+        match context.node.host.shared.claim(directory, config.id).await {
+            Ok(Some(claim)) => watched && claim.owner.is_empty() && claim.tenure == *tenure,
+            _ => false,
         }
     }
 
     /// The guest is ours, whatever happens: the Core says so. False when that could not be written down here and in its claim: that has to follow.
-    pub(super) async fn enter(self, context: &Context) -> (Moved, bool) {
+    pub(super) async fn enter(self, context: &Context) -> (GuestId, bool) {
         let node = &context.node;
-        let SharedGuest { config, volumes } = self.guest;
-        let (id, monitor_port, auto_start) = (config.id, config.monitor_port, config.auto_start);
+        let Arriving { config, group, directory, origin, .. } = self.guest;
+        let id = config.id;
         let (mut ran, mut claimed) = (false, false);
         for attempt in 1..=ATTEMPTS {
-            match node.take_claim(&self.directory, id).await {
+            match node.take_claim(&directory, id).await {
                 Ok(running) => {
                     (ran, claimed) = (running, true);
                     break;
@@ -94,7 +110,12 @@ impl Arrival {
                 Err(_) => sleep(RETRY).await,
             }
         }
-        node.books.lock().insert(Guest { power: PowerState::Stopped, ..Guest::new(config) }, volumes);
+        {
+            let mut books = node.books.lock();
+            books.insert(Guest { power: PowerState::Stopped, ..Guest::new(config) }, group);
+            books.arrivals.insert(id, Origin { ran, ..origin });
+        }
+        node.awaited.forget(id);
         let saved = node.save(FILES).await;
         if let Err(failure) = &saved {
             // It is tried again with the next change of any guest, and the journal knows of it.
@@ -102,12 +123,12 @@ impl Arrival {
         }
         tracing::info!(guest = %id, "it is on this cell now");
         drop(self.job);
-        (Moved { id, monitor_port, starts: auto_start || ran }, claimed && saved.is_ok())
+        (id, claimed && saved.is_ok())
     }
 }
 
 /// The guest as it is here: the paths of its files below our mount of the export (§14 D20), our bridge.
-fn adapt(guest: SharedGuest, pool: &Pool, bridge: &str) -> Result<SharedGuest, Failure> {
+pub(in crate::txn) fn adapt(guest: SharedGuest, pool: &Pool, bridge: &str) -> Result<SharedGuest, Failure> {
     let SharedGuest { mut config, mut volumes } = guest;
     let name = config.name.clone();
     let refuse = |why: String| Err(Failure::refused(format!("guest '{name}' can't come here: {why}")));

@@ -1,7 +1,10 @@
+mod crashes;
+
 use super::*;
 use crate::host::sim::{Effect, Fault, Operation};
 use crate::host::{ErrorKind, SharedGuest};
-use crate::model::GuestConfig;
+use crate::model::{GuestConfig, PowerState};
+use crate::proto::message::Message;
 use crate::txn::guard;
 use crate::txn::testing::pair::{attach_request, detach_request, failover_request, look, migrate_request, ready_request, Pair, POOL};
 use crate::txn::testing::{about, start_request, Rig, LINK, TIMEOUT};
@@ -120,6 +123,7 @@ async fn a_later_attempt_and_our_own_end_take_an_earlier_one_back() {
     assert_eq!(begun.elapsed(), std::time::Duration::ZERO);
     let late = pair.a.ask(migrate_request(&[id], first.from).from_session(900)).await;
     assert!(!late.success, "nobody waits in the first session any more");
+    pair.a.node.awaited.give_up(&[id]);
     pair.a.engine.close();
     pair.a.settle().await;
     assert_eq!(pair.a.sim.state(), state);

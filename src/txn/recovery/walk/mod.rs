@@ -1,6 +1,7 @@
 //! Every crash point, simulated: the process dies before and after each operation on the host and each write to `data/`, half-written files
 //! included; it is started again, and host and data files are as before or as after the request, and nothing in between.
 
+mod departure;
 mod live;
 mod scenarios;
 mod state;
@@ -15,7 +16,7 @@ use crate::host::sim::SimShare;
 use crate::model::GuestId;
 use crate::proto::message::{Message, MessageId};
 use crate::store::testing::Refusal;
-use crate::txn::testing::pair::{detach_request, migrate_request, ready_request, POOL};
+use crate::txn::testing::pair::{detach_request, look, migrate_request, ready_request, POOL};
 use crate::txn::testing::{Remains, Rig};
 use crate::txn::{guard, thaws};
 use scenarios::{Build, SCENARIOS};
@@ -23,6 +24,25 @@ use state::{check_consistent, View};
 
 /// How long libvirtd takes to come back.
 const MOMENT: Duration = Duration::from_secs(1);
+
+/// The other host of a planned move.
+struct Source {
+    rig: Rig,
+    guests: Vec<GuestId>,
+    /// It has let go of the guests.
+    detached: bool,
+    /// If ours dies before that, it does so only when ours is there again.
+    late: bool,
+}
+
+impl Source {
+    async fn detach(&mut self) {
+        if !std::mem::replace(&mut self.detached, true) {
+            let detached = self.rig.ask(detach_request(&self.guests)).await;
+            assert!(detached.success, "{}", detached.error);
+        }
+    }
+}
 
 /// A node and what is asked of it.
 struct Stage {
@@ -32,7 +52,7 @@ struct Stage {
     told_by: Option<MessageId>,
     share: Option<SimShare>,
     /// The host that the guests come from in a planned move.
-    source: Option<(Rig, Vec<GuestId>)>,
+    source: Option<Source>,
     /// Whatever the shared pool's files are, they are right.
     others_change_share: bool,
 }
@@ -48,10 +68,9 @@ impl Stage {
         let (rig, source, request) = (&mut self.rig, &mut self.source, self.request.clone());
         let playing = async {
             let answer = rig.ask(request).await;
-            if let Some((source, ids)) = source.as_mut().filter(|_| answer.success) {
-                let detached = source.ask(detach_request(ids)).await;
-                assert!(detached.success, "{}", detached.error);
-                rig.tell(migrate_request(ids, answer.from)).await;
+            if let Some(source) = source.as_mut().filter(|_| answer.success) {
+                source.detach().await;
+                rig.tell(migrate_request(&source.guests, answer.from)).await;
             }
             rig.settle().await;
         };
@@ -60,9 +79,17 @@ impl Stage {
             () = process.death() => {}
             () = playing => {}
         }
-        match self.told_by {
-            Some(event) => self.rig.told(event),
-            None => self.rig.told(self.request.id.response()),
+        let answered = self.rig.told(self.request.id.response());
+        match (&mut self.source, self.told_by) {
+            // The Core goes on with the move, and nobody else has the guests then.
+            (Some(source), _) => {
+                if answered && !source.late {
+                    source.detach().await;
+                }
+                answered
+            }
+            (None, Some(event)) => self.rig.told(event),
+            (None, None) => answered,
         }
     }
 
@@ -74,26 +101,34 @@ impl Stage {
     /// Starts the service again; dies `then` points later and is started once more where that is given. False when there were fewer points.
     async fn reboot(self, then: Option<u64>) -> (Self, bool) {
         let Self { rig, request, told_by, share, source, others_change_share } = self;
+        let answered = rig.told(request.id.response());
         let (rig, died) = match rig.reboot(then).await {
             Ok(rig) => (rig, false),
             Err(remains) => (revive(remains).await, true),
         };
         let mut stage = Self { rig, request, told_by, share, source, others_change_share };
-        stage.hear_core().await;
+        stage.hear_core(answered).await;
         (stage, died)
     }
 
-    /// A guest that was on its way here is started when the Core has spoken.
-    async fn hear_core(&mut self) {
-        if self.source.is_some() {
-            let answer = self.rig.ask(ready_request(POOL)).await;
-            assert!(answer.success, "{}", answer.error);
-            self.rig.settle().await;
+    /// A guest that was on its way here is started when the Core has spoken. `answered`: it was told that it can come.
+    async fn hear_core(&mut self, answered: bool) {
+        let come = !self.rig.node.books.lock().arrivals.is_empty();
+        if self.source.is_none() && !come {
+            return;
         }
+        let answer = self.rig.ask(ready_request(POOL)).await;
+        assert!(answer.success, "{}", answer.error);
+        self.rig.settle().await;
+        if let Some(source) = self.source.as_mut().filter(|_| answered) {
+            source.detach().await;
+        }
+        look_until_decided(&mut self.rig).await;
     }
 
     /// libvirt is back, and everything goes on that waited for it.
     async fn reconnect(&mut self) {
+        let answered = self.rig.told(self.request.id.response());
         let rig = &mut self.rig;
         rig.sim.connect();
         rig.take_host_events().await;
@@ -105,8 +140,21 @@ impl Stage {
         }
         // It goes on for ever; what is owed is done by then.
         let _ = timeout(MOMENT * 60, thaws::keep(rig.node.clone())).await;
-        self.hear_core().await;
+        self.hear_core(answered).await;
     }
+}
+
+/// Lets the guard look until nothing is on its way any more: nobody waits longer than a minute for a guest that does not come.
+async fn look_until_decided(rig: &mut Rig) {
+    for _ in 0..100 {
+        let decided = rig.node.store.journal().open_records().is_empty() && rig.node.books.lock().arrivals.is_empty();
+        if decided {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        look(rig).await;
+    }
+    rig.take_host_events().await;
 }
 
 async fn revive(remains: Remains) -> Rig {
@@ -290,7 +338,8 @@ walks! {
     guests: ["create", "create on a shared pool", "clone", "delete", "delete on a shared pool", "reset"];
     disks: ["grow", "grow while it runs", "shrink"];
     snapshots: ["snapshot", "live snapshot", "live snapshot of frozen file systems", "restore", "delete a leaf", "delete and merge the current disks", "delete and merge a snapshot"];
-    moves: ["attach", "failover", "detach", "purge"];
+    planned_moves: ["attach", "attach, let go of late"];
+    moves: ["failover", "detach", "purge"];
     settings: ["memory", "name", "disk limits", "automatic start", "rule", "monitor password", "account"];
     media: ["insert", "eject", "start with media"];
     pools: ["attach a pool", "another export", "detach a pool", "storage path", "address pool"];

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::Stage;
+use super::{Source, Stage};
 use crate::host::sim::{SimImage, SimShare};
 use crate::host::NfsSource;
 use crate::model::{GuestId, LOCAL_POOL};
@@ -80,13 +80,8 @@ scenarios! {
     "delete and merge the current disks" => async { tree(false, MessageId::DELETE_SNAPSHOT_REQUEST, "s4").await };
     "delete and merge a snapshot" => async { tree(false, MessageId::DELETE_SNAPSHOT_REQUEST, "s1").await };
 
-    "attach" => async {
-        let mut pair = Pair::new().await;
-        let ids = vec![pair.running_on_b(1).await, pair.b.with_guest(2).await];
-        let (request, told_by) = (attach_request(&ids), Some(MessageId::INSTANCE_MIGRATED_EVENT));
-        let (share, source) = (Some(pair.share), Some((pair.b, ids)));
-        Stage { told_by, share, source, others_change_share: true, ..Stage::new(pair.a, request) }
-    };
+    "attach" => async { planned_move(false).await };
+    "attach, let go of late" => async { planned_move(true).await };
     "failover" => async {
         let mut pair = Pair::new().await;
         let ids = [pair.b.with_guest(1).await, pair.b.with_guest(2).await];
@@ -215,6 +210,15 @@ async fn with_image() -> Rig {
     let rig = Rig::new().await;
     rig.sim.put_image(IMAGE, SimImage { size: IMAGE_SIZE, capacity: 64 * MIB });
     rig
+}
+
+/// Guests come here; `late`: their host lets go of them only when ours is there again, should it die before.
+async fn planned_move(late: bool) -> Stage {
+    let mut pair = Pair::new().await;
+    let guests = vec![pair.running_on_b(1).await, pair.b.with_guest(2).await];
+    let request = attach_request(&guests);
+    let (share, source) = (Some(pair.share), Some(Source { rig: pair.b, guests, detached: false, late }));
+    Stage { share, source, others_change_share: true, ..Stage::new(pair.a, request) }
 }
 
 /// A node whose new guests go to a shared pool.

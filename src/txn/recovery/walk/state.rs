@@ -30,7 +30,7 @@ impl View {
         }
         if let Some(share) = &mut share {
             // How often a claim changed hands does not matter.
-            share.claims.values_mut().for_each(|claim| claim.generation = 0);
+            share.claims.values_mut().for_each(|claim| (claim.generation, claim.tenure) = (0, 0));
         }
         if !exact {
             for domain in host.domains.values_mut() {
