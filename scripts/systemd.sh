@@ -41,6 +41,8 @@ furnish() { # TREE PROGRAMS
   echo '/dev/vda / ext4 defaults 0 1' >"$tree/etc/fstab"
   echo host1 >"$tree/etc/hostname"
   : >"$tree/etc/machine-id"
+  : >"$tree/etc/resolv.conf" # there is no network: names are not waited for
+  echo '127.0.0.1 localhost host1' >"$tree/etc/hosts"
   mkdir -p "$tree/srv/share"
   echo '/srv/share *(rw,sync,no_root_squash,insecure,no_subtree_check)' >"$tree/etc/exports"
   for unit in core-net check systemd-networkd systemd-networkd-wait-online; do systemctl --root "$tree" -q enable $unit.service; done
