@@ -49,7 +49,12 @@ heading "Build"
 # One build for everything that follows: the root tests start the same programs as the integration tests.
 as_caller cargo test --workspace --locked --no-run
 
-run "Unprivileged tests" as_caller cargo test --workspace --locked --no-fail-fast
+# Most of what these wait for is fsync.
+MEMORY=/dev/shm
+[ -w $MEMORY ] && [ "$(df --output=avail $MEMORY | tail -1)" -gt $((1 << 20)) ] || MEMORY=${TMPDIR:-/tmp}
+run "Unit tests" as_caller env "TMPDIR=$MEMORY" cargo test --workspace --locked --no-fail-fast --lib
+run "Unprivileged tests" as_caller cargo test --workspace --locked --no-fail-fast --bins --test '*'
+run "Documentation tests" as_caller cargo test --workspace --locked --doc
 
 LIBVIRT=$(suite libvirt)
 WHOLE=$(suite root)

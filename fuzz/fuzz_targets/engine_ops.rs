@@ -15,7 +15,8 @@ use cell::store::Store;
 use cell::txn::addresses::detect;
 use cell::txn::handlers::{find, HANDLED};
 use cell::txn::node::{Books, NodeSettings};
-use cell::txn::{monitor, Engine, Node, Outbox};
+use cell::txn::monitor::Monitor;
+use cell::txn::{Engine, Node, Outbox};
 use libfuzzer_sys::fuzz_target;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -197,8 +198,8 @@ impl Outbox for Core {
 
 struct Rig {
     sim: SimHost,
-    node: Arc<Node>,
     engine: Engine,
+    monitor: Monitor,
     core: Arc<Core>,
     events: mpsc::Receiver<HostEvent>,
     next_session: u32,
@@ -223,7 +224,8 @@ impl Rig {
         let node = Arc::new(Node::new(host, books, opened.store, core.clone(), settings));
         tokio::spawn(detect::run(node.clone()));
         let engine = Engine::new(node.clone(), Duration::from_secs(10));
-        Self { sim, node, engine, core, events, next_session: 1000 }
+        let monitor = Monitor::new(node);
+        Self { sim, engine, monitor, core, events, next_session: 1000 }
     }
 
     fn ask(&mut self, message: Message, is_asked: bool) {
@@ -243,7 +245,7 @@ impl Rig {
         loop {
             tokio::select! {
                 biased;
-                event = self.events.recv() => monitor::take(&self.node, event.expect("the host lives")).await,
+                event = self.events.recv() => self.monitor.take(event.expect("the host lives")).await,
                 () = self.engine.reap() => {}
                 () = tokio::time::sleep_until(end) => return,
             }
