@@ -14,7 +14,9 @@ fuzz_target!(|input: (u64, &[u8])| {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);
-        let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(ours)).await else { return };
+        let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(ours)).await else {
+            return;
+        };
         let exchange = async {
             let Ok(response) = sender.send_request(Request::new(Empty::new())).await else { return };
             match assess_answer(response, size).await {

@@ -17,7 +17,8 @@ fuzz_target!(|header: &[u8]| {
     });
     if let Ok(size) = verdict {
         assert!(size > 0 && header.starts_with(b"QFI\xfb"));
-        let field = |at: usize, length: usize| header.iter().skip(at).take(length).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let field =
+            |at: usize, length: usize| header.iter().skip(at).take(length).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         assert_eq!(field(8, 8), 0, "no backing file");
         assert!(field(4, 4) == 2 || field(72, 8) & 4 == 0, "no external data file");
     }
