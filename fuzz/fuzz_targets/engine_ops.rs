@@ -57,11 +57,7 @@ struct Text(String);
 
 impl<'a> Arbitrary<'a> for Text {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        Ok(Self(match u.arbitrary::<u8>()? {
-            255 => u.arbitrary::<&str>()?.to_owned(),
-            254 => "x".repeat(usize::from(u.arbitrary::<u16>()?)),
-            number => TEXTS[usize::from(number) % TEXTS.len()].to_owned(),
-        }))
+        cell_fuzz::text(u, &TEXTS).map(Self)
     }
 }
 

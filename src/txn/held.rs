@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{sleep, Instant};
+use tokio::time::{timeout, Instant};
 
 use super::{Failure, Node};
 use crate::host::{Change, FailedDisk, HeldGuest};
@@ -64,15 +64,10 @@ impl Held {
 pub async fn keep(node: Arc<Node>) -> Result<(), String> {
     loop {
         let watching = look(&node).await;
-        let pause = async {
-            match watching {
-                true => sleep(PACE).await,
-                false => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = node.held.news.notified() => {}
-            () = pause => {}
+        let news = node.held.news.notified();
+        match watching {
+            true => drop(timeout(PACE, news).await),
+            false => news.await,
         }
     }
 }

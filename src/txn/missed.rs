@@ -35,6 +35,11 @@ pub(in crate::txn) fn not_created(id: GuestId, reason: &str) -> Message {
     Message::new(MessageId::GUEST_UPDATED_EVENT).failed(reason).string(Key::Instance, id.to_string())
 }
 
+/// A guest whose creation broke off, by a crash or because another version of the service left it unfinished, was removed.
+pub(in crate::txn) fn broken_off(id: GuestId) -> Message {
+    not_created(id, "its creation broke off, and was taken back")
+}
+
 /// The events, oldest first.
 #[derive(Default)]
 pub struct Missed(Mutex<State>);

@@ -189,7 +189,7 @@ async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
     let group: VolumeGroup = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
     remains::delete_volumes(node, id, &group).await?;
     node.books.lock().remove(id);
-    node.missed.keep(missed::not_created(id, "its creation broke off, and was taken back"));
+    node.missed.keep(missed::broken_off(id));
     node.save(&[DataFile::Instance, DataFile::Storage, DataFile::Network]).await
 }
 

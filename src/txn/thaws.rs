@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{Failure, Node};
 use crate::host::{agent, ErrorKind};
@@ -73,15 +73,10 @@ pub async fn keep(node: Arc<Node>) -> Result<(), String> {
         let owed: Vec<GuestId> = node.thaws.owed.lock().keys().copied().collect();
         join_all(owed.iter().map(|id| attempt(&node, *id))).await;
         let rest = !node.thaws.owed.lock().is_empty();
-        let pause = async {
-            match rest {
-                true => sleep(PACE).await,
-                false => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = node.thaws.news.notified() => {}
-            () = pause => {}
+        let news = node.thaws.news.notified();
+        match rest {
+            true => drop(timeout(PACE, news).await),
+            false => news.await,
         }
     }
 }

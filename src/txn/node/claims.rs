@@ -63,9 +63,7 @@ impl Node {
                     present.owner
                 )));
             }
-            let generation = present.generation.saturating_add(1);
-            let boot = self.host.shared.boot();
-            let claim = Claim { owner: name.clone(), generation, tenure: generation, boot, ..Claim::default() };
+            let claim = self.claim_after(&present);
             match self.host.shared.set_claim(&directory, id, &claim).await {
                 Ok(()) => return Ok(Some(Held { directory, claim })),
                 Err(error) if error.kind == ErrorKind::Busy => {}
@@ -75,17 +73,23 @@ impl Node {
         Err(Failure::refused(format!("the claim of guest {id} is being changed by another cell; try again")))
     }
 
+    /// The begin of a tenure of ours.
+    fn claim_after(&self, present: &Claim) -> Claim {
+        let generation = present.generation.saturating_add(1);
+        Claim { owner: self.settings.name.clone(), generation, tenure: generation, boot: self.host.shared.boot(), ..Claim::default() }
+    }
+
     /// Takes the guest from whoever has it, because the Core says so. True when it ran when it was let go of.
     pub async fn take_claim(&self, directory: &str, id: GuestId) -> Result<bool, Failure> {
         let name = &self.settings.name;
         let mut busy = None;
         for _ in 0..ATTEMPTS {
             let present = self.host.shared.claim(directory, id).await?.unwrap_or_default();
+            let claim = self.claim_after(&present);
             let from = if present.owner == *name { present.from } else { present.owner };
-            let (generation, taken) = (present.generation.saturating_add(1), !from.is_empty());
+            let taken = !from.is_empty();
             // That it ran stays noted until it is started here: an attempt of which nobody knows how it ended, and a crash, must not forget it.
-            let (owner, boot) = (name.clone(), self.host.shared.boot());
-            let claim = Claim { owner, generation, tenure: generation, from, boot, running: present.running };
+            let claim = Claim { from, running: present.running, ..claim };
             match self.host.shared.set_claim(directory, id, &claim).await {
                 Ok(()) => {
                     if taken {
@@ -102,9 +106,7 @@ impl Node {
 
     /// Takes a guest that nobody has, unless its claim was changed since `present` was read. `running`: it ran, and has yet to be started here.
     pub async fn take_free(&self, directory: &str, id: GuestId, present: &Claim, running: bool) -> Result<(), Failure> {
-        let generation = present.generation.saturating_add(1);
-        let (owner, boot) = (self.settings.name.clone(), self.host.shared.boot());
-        let claim = Claim { owner, generation, tenure: generation, boot, running, from: String::new() };
+        let claim = Claim { running, ..self.claim_after(present) };
         Ok(self.host.shared.set_claim(directory, id, &claim).await?)
     }
 

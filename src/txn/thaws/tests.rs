@@ -1,3 +1,5 @@
+use tokio::time::sleep;
+
 use super::*;
 use crate::proto::message::{Key, Message, MessageId};
 use crate::txn::testing::{start_request, stop_request, Rig};

@@ -51,7 +51,7 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             node.books.lock().remove(*guest);
             node.save(ALL).await?;
             // A handler that still runs tells more of it. After a crash the Core may have been told that the guest is being made.
-            node.missed.keep(missed::not_created(*guest, "its creation broke off, and was taken back"));
+            node.missed.keep(missed::broken_off(*guest));
         }
         Step::Leave(guest) => moves::stay(node, guest).await?,
         Step::Arrive(guest) => moves::decide(node, guest).await?,

@@ -43,28 +43,22 @@ pub(in crate::txn) struct Undo {
 impl Undo {
     /// A change by a transaction, of these guests (none: of the node itself), of which nothing is known yet.
     pub(in crate::txn) fn new(context: &Arc<Context>, guests: &[GuestId]) -> Self {
-        Self {
-            node: context.node.clone(),
-            context: Some(context.clone()),
-            what: context.request.id.to_string(),
-            guests: guests.to_vec(),
-            steps: Vec::new(),
-            rest: Vec::new(),
-            number: None,
-            committed: false,
-        }
+        Self::empty(&context.node, Some(context.clone()), context.request.id, guests)
     }
 
     /// A change of a guest that goes on with an earlier request.
     pub(in crate::txn) fn unasked(node: &Arc<Node>, request: MessageId, guest: GuestId) -> Self {
-        let (steps, rest) = (Vec::new(), Vec::new());
+        Self::empty(node, None, request, &[guest])
+    }
+
+    fn empty(node: &Arc<Node>, context: Option<Arc<Context>>, request: MessageId, guests: &[GuestId]) -> Self {
         Self {
             node: node.clone(),
-            context: None,
+            context,
             what: request.to_string(),
-            guests: vec![guest],
-            steps,
-            rest,
+            guests: guests.to_vec(),
+            steps: Vec::new(),
+            rest: Vec::new(),
             number: None,
             committed: false,
         }
