@@ -128,6 +128,10 @@ pub trait Hypervisor: Send + Sync {
     /// How far the job on the disk at `path` has come; none when none is under way. [`ErrorKind::Busy`] when the guest does not run.
     async fn merge_progress(&self, id: GuestId, path: &str) -> Result<Option<Progress>>;
 
+    /// Brings to the disk what the QEMU of a running guest holds back of the image at `path`, on which its disk is. Until then a QEMU that dies
+    /// takes it along, also what a merge has put there. [`ErrorKind::Busy`] when the guest does not run.
+    async fn flush_disk(&self, id: GuestId, path: &str) -> Result<()>;
+
     /// The stream of events: one receiver, taken once. Starts with [`HostEvent::Connected`] and a full list, which is repeated after every reconnect.
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>>;
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cell::host::{Applied, Change, DomainEdit, ErrorKind, HostEvent, Hypervisor};
+use cell::host::{Applied, Change, DomainEdit, ErrorKind, HostEvent, Hypervisor, Storage};
 use cell::model::{GuestConfig, PowerState, Secret};
 
-use super::lab::{power, Lab};
+use super::lab::{pool_directory, power, Lab, DISK, POOL};
 
 fn dump(lab: &Lab, guest: &GuestConfig, flags: &[&str]) -> BTreeSet<String> {
     let id = guest.id.to_string();
@@ -187,7 +187,7 @@ async fn d23_media_are_in_the_drive_of_what_runs_and_never_in_the_definition() {
     let mut lab = Lab::new().await;
     let guest = lab.defined().await;
     let present = dump(&lab, &guest, &["--inactive"]);
-    let directory = super::lab::pool_directory().join(".media");
+    let directory = pool_directory().join(".media");
     std::fs::create_dir_all(&directory).unwrap();
     let image = directory.join("cd.iso");
     std::fs::write(&image, vec![7; 1 << 20]).unwrap();
@@ -218,4 +218,42 @@ async fn d23_media_are_in_the_drive_of_what_runs_and_never_in_the_definition() {
     assert_eq!(lab.libvirt.media(guest.id).await.unwrap(), None, "the next run begins with an empty drive");
     std::fs::remove_dir_all(directory).unwrap();
     lab.clean().await;
+}
+
+/// A guest that never flushes: what it wrote is in its QEMU's memory, and would go with it.
+#[tokio::test]
+#[ignore = "needs libvirt: set CELL_TEST_LIBVIRT_URI and CELL_TEST_BRIDGE, run with --include-ignored"]
+async fn what_qemu_holds_back_is_on_the_disk_after_a_flush() {
+    let mut lab = Lab::new().await;
+    for bus in ["scsi", "sata", "ide"] {
+        let mut guest = lab.guest();
+        guest.template.disk = bus.into();
+        lab.libvirt.create_volume(POOL, &guest.storage_volumes[0], DISK).await.unwrap();
+        lab.libvirt.define(&guest).await.unwrap();
+        let file = pool_directory().join(&guest.storage_volumes[0]);
+        let path = file.to_str().unwrap();
+        // One whose tables have to be written.
+        let made = std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", path, &DISK.to_string()]).status();
+        assert!(made.unwrap().success());
+        assert_eq!(lab.libvirt.flush_disk(guest.id, path).await.unwrap_err().kind, ErrorKind::Busy);
+        lab.libvirt.start(guest.id).await.unwrap();
+        let nodes: serde_json::Value =
+            serde_json::from_str(&lab.told(&["qemu-monitor-command", &guest.name, "{\"execute\":\"query-block\"}"])).unwrap();
+        let mut devices = nodes["return"].as_array().unwrap().iter();
+        let device = devices.find(|device| device["inserted"]["file"] == path).unwrap()["qdev"].as_str().unwrap();
+        let write = format!("qemu-io -d {device} \"write -P 7 0 64k\"");
+        assert_eq!(lab.told(&["qemu-monitor-command", "--hmp", &guest.name, &write]).trim(), "");
+        assert!(!is_written(path), "{bus}: it is there without a flush, which then proves nothing");
+        lab.libvirt.flush_disk(guest.id, path).await.unwrap();
+        assert!(is_written(path), "{bus}");
+        assert_eq!(lab.libvirt.flush_disk(guest.id, "/nonexistent.qcow2").await.unwrap_err().kind, ErrorKind::NotFound);
+    }
+    lab.clean().await;
+}
+
+/// Whether somebody else who opens the image finds anything in it.
+fn is_written(image: &str) -> bool {
+    let output = std::process::Command::new("qemu-img").args(["map", "-U", "--output=json", "-f", "qcow2", image]).output().unwrap();
+    let map: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    map.as_array().unwrap().iter().any(|extent| extent["data"] == true)
 }

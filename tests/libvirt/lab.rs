@@ -41,6 +41,8 @@ impl Lab {
         let turn = ONE_AT_A_TIME.lock().await;
         let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("set {name} (see the head of tests/libvirt/main.rs)"));
         let (uri, bridge) = (variable("CELL_TEST_LIBVIRT_URI"), variable("CELL_TEST_BRIDGE"));
+        // A libvirtd that has just started asks QEMU what it can do, which may take longer than a call gets.
+        assert!(Command::new("virsh").args(["-q", "-c", &uri, "domcapabilities"]).output().unwrap().status.success());
         let logs = tempfile::tempdir().unwrap();
         let config = LibvirtConfig {
             uri: uri.clone(),

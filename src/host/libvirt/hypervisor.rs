@@ -25,7 +25,7 @@ use super::connection::Connection;
 use super::error::{failed, failed_without, is_missing};
 use super::lanes::{Effect, Lane};
 use super::xml::Node;
-use super::{block, domain, edit, filter, held, media, merge, qemu, sample, survey, watcher, Libvirt, Shared};
+use super::{block, domain, edit, filter, flush, held, media, merge, qemu, sample, survey, watcher, Libvirt, Shared};
 
 /// Everything that may hang on a definition goes with it. Flags that an old libvirt lacks are not among them.
 const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
@@ -241,6 +241,12 @@ impl Hypervisor for Libvirt {
         let (path, what) = (path.to_owned(), format!("see how far a merge of guest {id} is"));
         let work = move |connection: &Connection| merge::progress(connection, id, &path);
         self.lanes.run(Lane::Sample(id), Effect::Reads, what, work).await
+    }
+
+    async fn flush_disk(&self, id: GuestId, path: &str) -> Result<()> {
+        let (path, what) = (path.to_owned(), format!("flush a disk of guest {id}"));
+        let work = move |connection: &Connection| flush::disk(connection, id, &path);
+        self.lanes.run(Lane::Guest(id), Effect::Changes, what, work).await
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {

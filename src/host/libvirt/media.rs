@@ -88,6 +88,10 @@ fn set(domain: &mut Node, file: Option<&str>) -> Result<Node> {
     drive.remove("source");
     drive.remove("backingStore");
     drive.set("type", "file");
+    // The guest moves the tray when it likes; libvirt refuses a document that has it where it was a moment ago.
+    if let Some(target) = drive.child_mut("target") {
+        target.unset("tray");
+    }
     if let Some(file) = file {
         drive.with_child("driver", |driver| {
             driver.set("name", "qemu");

@@ -17,6 +17,7 @@ mod edit;
 mod error;
 mod events;
 mod filter;
+mod flush;
 mod held;
 mod hypervisor;
 mod lanes;

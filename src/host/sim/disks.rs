@@ -89,6 +89,7 @@ impl World {
         let (directory, name) = split(path);
         let capacity = self.state.directories.get_mut(directory)?.remove(name)?;
         self.unsynced.remove(path);
+        self.held_back.remove(path);
         let layer = self.state.layers.remove(path).unwrap_or_default();
         Some(Image { capacity, layer, content: self.state.contents.remove(path) })
     }

@@ -41,6 +41,7 @@ pub enum Operation {
     SwitchDisks,
     BeginMerge,
     MergeProgress,
+    FlushDisk,
     InspectDisk,
     ListFiles,
     Overlay,

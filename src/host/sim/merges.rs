@@ -112,7 +112,9 @@ impl World {
                     }
                 }
                 layer.backing.clone_from(base);
+                let written = self.layer(disk).blocks;
                 self.write_layer(disk, layer);
+                self.held_back.entry(disk.clone()).or_insert(written);
             }
             LiveMerge::Down { disk, top, base } => {
                 let mut below = self.layer(base);
@@ -136,6 +138,33 @@ impl World {
         let before = self.layer(path);
         self.unsynced.entry(path.to_owned()).or_insert(before);
         self.set_layer(path, layer);
+    }
+
+    pub(super) fn flush_disk(&mut self, id: GuestId, path: &str) -> Result<()> {
+        self.running(id)?;
+        self.end_merges();
+        self.image(path)?;
+        self.held_back.remove(path);
+        Ok(())
+    }
+
+    /// The QEMU of a guest ends as it should, and keeps nothing back.
+    pub(super) fn flush_all(&mut self, id: GuestId) {
+        let name = id.to_string();
+        self.held_back.retain(|path, _| !path.contains(&name));
+    }
+
+    /// The QEMU of a guest dies: the headers of its images are as it left them, and what it held back is not there.
+    pub(super) fn forget_held_back(&mut self, id: GuestId) {
+        self.end_merges();
+        let name = id.to_string();
+        let (lost, kept) = std::mem::take(&mut self.held_back).into_iter().partition(|(path, _)| path.contains(&name));
+        self.held_back = kept;
+        let lost: std::collections::BTreeMap<String, std::collections::BTreeMap<u64, u64>> = lost;
+        for (path, blocks) in lost {
+            let layer = self.layer(&path);
+            self.set_layer(&path, SimLayer { blocks, ..layer });
+        }
     }
 
     /// The host has lost its power, and its memory with it.

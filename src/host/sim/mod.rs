@@ -178,6 +178,13 @@ impl SimHost {
         self.inner.world.lock().set_power(id, power);
     }
 
+    /// A guest's QEMU dies, with what it held back of its images.
+    pub fn kill_behind(&self, id: GuestId) {
+        let mut world = self.inner.world.lock();
+        world.forget_held_back(id);
+        world.set_power(id, PowerState::Stopped);
+    }
+
     /// Somebody else changes a guest's filter; nothing happens when there is no such domain.
     pub fn set_filter_behind(&self, id: GuestId, policy: Option<SecurityPolicy>) {
         if let Some(domain) = self.inner.world.lock().state.domains.get_mut(&id) {

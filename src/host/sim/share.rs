@@ -99,6 +99,7 @@ impl SimHost {
         world.boot = boot.into();
         let guests: Vec<GuestId> = world.state.domains.keys().copied().collect();
         for id in guests {
+            world.forget_held_back(id);
             world.set_power(id, crate::model::PowerState::Stopped);
         }
         world.lose_memory();

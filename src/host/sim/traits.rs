@@ -235,6 +235,10 @@ impl Hypervisor for SimHost {
         self.run(Operation::MergeProgress, Some(id), |world| world.merge_progress(id, path)).await
     }
 
+    async fn flush_disk(&self, id: GuestId, path: &str) -> Result<()> {
+        self.run(Operation::FlushDisk, Some(id), |world| world.flush_disk(id, path)).await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<HostEvent>> {
         let events = self.inner.events.lock().take()?;
         self.inner.world.lock().listen();

@@ -121,6 +121,8 @@ pub(super) struct World {
     pub(super) merge_plan: MergePlan,
     /// Images that QEMU has changed and nobody has brought to the disk, by path: what is on the disk.
     pub(super) unsynced: BTreeMap<String, SimLayer>,
+    /// Images into which QEMU has merged and whose tables it has not written, by path: the blocks that are found without them.
+    pub(super) held_back: BTreeMap<String, BTreeMap<u64, u64>>,
 }
 
 impl World {
@@ -150,6 +152,7 @@ impl World {
             merges: Vec::new(),
             merge_plan: MergePlan::default(),
             unsynced: BTreeMap::new(),
+            held_back: BTreeMap::new(),
         }
     }
 
@@ -269,6 +272,7 @@ impl World {
             return Change::Unchanged;
         }
         self.end_merges();
+        self.flush_all(id);
         let Some(domain) = self.state.domains.get_mut(&id) else { return Change::Unchanged };
         domain.power = power;
         (domain.held, domain.frozen) = (None, false);

@@ -84,16 +84,10 @@ async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &De
     for volume in volumes.group.volumes() {
         let (base, top) = (volumes.frozen(snapshot, volume)?, top_of(volumes, volume, dependant)?);
         volumes.check_alone(context, volume, base, top).await?;
-        let needed = match top {
-            // QEMU may have taken it off already, in a try that broke off.
-            Some(top) if live::needs(&context.node, top, base).await? => Some(top),
-            Some(top) => {
-                context.node.host.disks.persist(top).await?;
-                None
-            }
-            None => None,
-        };
-        layers.push((base, needed));
+        if let Some(top) = top {
+            live::put_back(&context.node, top, base).await?;
+        }
+        layers.push((base, top));
     }
     let asides: Vec<String> = layers.iter().map(|(base, top)| volumes::old_name(top.unwrap_or(base))).collect();
     volumes.check_aside(context, &asides).await?;

@@ -4,8 +4,9 @@
 //! or this service ends in the middle. There are two ways:
 //!
 //! - *Up*, for the youngest snapshot: the image that the guest writes to takes in what the snapshot's holds. Only that image is written to, so
-//!   the snapshot stays whole until all disks are done, and is struck from the books then. (The other way round, a guest that is started
-//!   again right after the switch could find its disk without what it wrote last.)
+//!   the snapshot stays whole until all disks are done and on the disk, and is struck from the books then. (The other way round, a guest that
+//!   is started again right after the switch could find its disk without what it wrote last.) A QEMU that dies before may have said in the
+//!   header that the image has all, and have taken the rest along: whoever has no running QEMU to ask puts the image back on the snapshot's.
 //! - *Down*, for an older one: its image takes in what the snapshot above it, the heir, holds, and becomes the heir's. From the first byte on its
 //!   own content is lost, so it is struck from the books before. What breaks off is a [`Leftover`]: a layer that no book knows, below an
 //!   heir that shows what it always showed. [`complete`] finishes it, live or not.
@@ -71,18 +72,18 @@ pub(in crate::txn) async fn delete_youngest(node: &Arc<Node>, volumes: &Volumes,
         let (disk, base) = (volume.file(), volumes.frozen(snapshot, volume)?);
         bases.push(base);
         let (above, below) = (disks.inspect(disk).await?, disks.inspect(base).await?);
-        if above.backing == below.backing {
-            // An earlier try got so far, perhaps without bringing it to the disk.
-            disks.persist(disk).await?;
-            continue;
+        // An earlier try may have got so far, perhaps without bringing it to the disk.
+        if above.backing != below.backing {
+            check_based(disk, above.backing.as_deref(), base)?;
+            check_room(node, volume, below.allocated).await?;
+            let order = LiveMerge::Up { disk: disk.to_owned(), base: below.backing.clone() };
+            if merge(node, volumes, &order, disk, below.backing.as_deref()).await? == Ended::Stopped {
+                return Ok(Ended::Stopped);
+            }
         }
-        check_based(disk, above.backing.as_deref(), base)?;
-        check_room(node, volume, below.allocated).await?;
-        let order = LiveMerge::Up { disk: disk.to_owned(), base: below.backing.clone() };
-        if merge(node, volumes, &order, disk, below.backing.as_deref()).await? == Ended::Stopped {
+        if keep(node, id, disk).await? == Ended::Stopped {
             return Ok(Ended::Stopped);
         }
-        disks.persist(disk).await?;
     }
     let obsolete = announce(node, id, bases).await?;
     enter(node, id, |group| group.strike_snapshot(name)).await?;
@@ -158,9 +159,8 @@ pub(in crate::txn) async fn resume(node: &Arc<Node>, id: GuestId) -> Result<(), 
         tracing::info!(guest = %id, "the deletion of snapshot '{youngest}' goes on");
         delete_youngest(node, &volumes, &youngest).await?;
     } else {
-        // The snapshot is whole: the disks show the same on it, and the books are right again.
         for (disk, base) in absorbed {
-            node.host.disks.rebase(disk, base).await?;
+            put_back(node, disk, base).await?;
         }
     }
     Ok(())
@@ -179,8 +179,17 @@ async fn absorbed<'a>(node: &Arc<Node>, volumes: &'a Volumes, youngest: &str) ->
     Ok(found)
 }
 
+/// Puts an image that no guest uses back on the one that it is based on by the books, and that is whole. A QEMU may have taken it off, in a try
+/// that broke off, and have died before it had written all: what is missing is seen through again.
+pub(in crate::txn) async fn put_back(node: &Arc<Node>, top: &str, base: &str) -> Result<(), Failure> {
+    if !needs(node, top, base).await? {
+        node.host.disks.rebase(top, base).await?;
+    }
+    Ok(())
+}
+
 /// Whether an image still needs the one on which it is based by the books.
-pub(in crate::txn) async fn needs(node: &Arc<Node>, top: &str, base: &str) -> Result<bool, Failure> {
+async fn needs(node: &Arc<Node>, top: &str, base: &str) -> Result<bool, Failure> {
     Ok(backing(node, top).await? != backing(node, base).await?)
 }
 
@@ -303,6 +312,19 @@ async fn merge(node: &Arc<Node>, volumes: &Volumes, order: &LiveMerge, above: &s
         Err(error) => Err(error.into()),
         Ok(()) => Err(broke_off(&volumes.guest.name, above, now)),
     }
+}
+
+/// Brings to the disk what QEMU has merged into the image that the guest writes to. The guest stands still while QEMU does its part, so most is
+/// written before; what QEMU hands over to the kernel with `cache=unsafe` is written afterwards.
+async fn keep(node: &Arc<Node>, id: GuestId, disk: &str) -> Result<Ended, Failure> {
+    node.host.disks.persist(disk).await?;
+    match node.host.hypervisor.flush_disk(id, disk).await {
+        Ok(()) => {}
+        Err(_) if has_stopped(node, id).await => return Ok(Ended::Stopped),
+        Err(error) => return Err(error.into()),
+    }
+    node.host.disks.persist(disk).await?;
+    Ok(Ended::Over)
 }
 
 async fn backing(node: &Arc<Node>, image: &str) -> Result<Option<String>, Failure> {

@@ -26,6 +26,16 @@ fn media_go_into_the_drive_and_out_and_nothing_else_changes() {
 }
 
 #[test]
+fn nothing_is_said_of_the_tray_which_the_guest_moves_meanwhile() {
+    let open = "<domain><devices><disk type='file' device='cdrom'><target dev='hda' bus='ide' tray='open'/></disk></devices></domain>";
+    for file in [Some("/x.iso"), None] {
+        let drive = set(&mut Node::parse(open).unwrap(), file).unwrap();
+        let target = drive.find(&["target"]).unwrap();
+        assert_eq!((target.attribute("dev"), target.attribute("bus"), target.attribute("tray")), (Some(DRIVE), Some("ide"), None));
+    }
+}
+
+#[test]
 fn the_cloud_init_image_is_no_media_and_a_guest_without_the_drive_is_told_so() {
     let seed = "<domain><devices><disk type='file' device='cdrom'><source file='/seed.iso'/><target dev='hdb' bus='ide'/></disk></devices></domain>";
     let mut seed = Node::parse(seed).unwrap();

@@ -27,6 +27,11 @@ async fn running_tree() -> (Rig, GuestId) {
 fn check(rig: &Rig, id: GuestId, at: &str) {
     assert_eq!(read(rig, id), [9, 9], "{at}");
     let book = group(rig, id);
+    for volume in book.volumes() {
+        // Each was written in the days of another snapshot.
+        let blocks = [1, 2, 3, 4, 9].map(|block| rig.sim.read_block(volume.file(), block));
+        assert_eq!(blocks, [1, 2, 0, 4, 9].map(Some), "{} {at}", volume.name);
+    }
     for (name, snapshot) in &book.snapshots {
         let value = TREE.iter().find(|(known, _)| known == name).expect("one of the tree").1;
         for volume in book.volumes() {
@@ -223,6 +228,39 @@ async fn a_guest_that_stops_in_the_middle_has_the_rest_done_without_it() {
         check_files(&rig, id, name);
         done(&mut rig, start_request(id)).await;
         check_restores(&mut rig, id).await;
+    }
+}
+
+/// What QEMU has merged is in its memory until its guest flushes, and this one never does: no moment of QEMU's death takes anything along.
+#[tokio::test(start_paused = true)]
+async fn a_qemu_that_dies_takes_nothing_along_that_was_merged() {
+    for name in ["s1", "s4"] {
+        for after in (50..1500).step_by(50) {
+            for is_alone in [false, true] {
+                let (mut rig, id) = running_tree().await;
+                let at = format!("{name} after {after} ms, {is_alone}");
+                rig.engine.request(LINK, delete(id, name).from_session(1));
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                if is_alone {
+                    *rig.engine = Engine::new(rig.node.clone(), TIMEOUT);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                rig.sim.kill_behind(id);
+                rig.next_host_event().await;
+                if is_alone {
+                    recovery::clean_up(&rig.node).await;
+                    recovery::complete_merges(&rig.node).await;
+                } else {
+                    let answer = rig.answer(1).await;
+                    assert!(answer.success, "{at}: {}", answer.error);
+                }
+                rig.settle().await;
+                check(&rig, id, &at);
+                check_files(&rig, id, &at);
+                done(&mut rig, start_request(id)).await;
+                check_restores(&mut rig, id).await;
+            }
+        }
     }
 }
 
