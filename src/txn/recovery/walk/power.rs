@@ -25,6 +25,10 @@ const CHANGES: [&str; 8] = [
     "reset",
 ];
 
+fn all() -> bool {
+    std::env::var_os("CELL_TEST_ALL_CRASHES").is_some()
+}
+
 fn build_of(name: &str) -> Build {
     SCENARIOS.iter().find(|(known, _)| *known == name).unwrap().1
 }
@@ -147,8 +151,8 @@ async fn a_power_cut_at_every_point() {
 async fn a_power_cut_while_a_power_cut_is_cleaned_up() {
     let mut walked = 0;
     for name in ["restore", "delete and merge the current disks", "reset"] {
-        for then in (1..40).step_by(5) {
-            walked += cuts(name, 4, Some(then)).await;
+        for then in (1..40).step_by(if all() { 3 } else { 13 }) {
+            walked += cuts(name, if all() { 2 } else { 7 }, Some(then)).await;
         }
     }
     println!("{walked} points");
@@ -160,7 +164,7 @@ async fn a_guest_that_is_started_by_hand_at_every_point() {
     let (mut walked, mut left) = (0, 0);
     for name in CHANGES {
         let (_, points) = reference(name, true).await;
-        for point in 1..=points {
+        for point in (1..=points).step_by(if all() { 1 } else { 2 }) {
             let at = format!("{name}, dead at point {point} of {points}, and the guest is started");
             let mut stage = stage(name).await;
             let guest = *stage.rig.sim.state().domains.keys().next().unwrap();
