@@ -28,9 +28,11 @@ use crate::store::{DataFile, Identity, Notice, RunMarker, Store};
 use crate::txn::audit::{Asker, AuditLog, Record};
 use crate::txn::monitor::Monitor;
 use crate::txn::node::{Books, Load, NodeSettings};
-use crate::txn::{guard, held, recovery, thaws, Engine, Node, Outbox};
+use crate::txn::{answer_time, guard, held, recovery, thaws, Engine, Node, Outbox};
 use crate::{config, host};
 
+/// Longest time that a call of libvirt gets, whatever the domain's timeout is.
+const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// How long a start waits for a Core before it says that none has answered yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// What transactions that are under way get at the end.
@@ -322,11 +324,13 @@ fn identity(home: &Home, store: &Store, bridge: &Bridge) -> Result<String, AppEr
 }
 
 pub(super) fn libvirt_config(settings: &Settings) -> LibvirtConfig {
+    let standard = LibvirtConfig::default();
     LibvirtConfig {
         uri: settings.cell.libvirt_uri.clone(),
         virtualization: settings.cell.virtualization,
         guest_log_dir: Some(settings.home.log_dir().join("guests")),
-        ..LibvirtConfig::default()
+        call_timeout: answer_time(settings.domain.timeout).clamp(standard.call_timeout, LONGEST_CALL),
+        ..standard
     }
 }
 
