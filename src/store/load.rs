@@ -72,7 +72,7 @@ pub enum Notice {
         /// How much.
         bytes: usize,
     },
-    /// Records of the journal can't be read, with others behind them that can and are used.
+    /// Whole lines of the journal can't be read; the others are used.
     JournalDamaged {
         /// How many lines.
         lines: usize,
