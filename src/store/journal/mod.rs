@@ -33,7 +33,7 @@ use serde_json::value::{to_raw_value, RawValue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::{Files, Former};
-use super::{Notice, StoreError};
+use super::{loss, Notice, StoreError};
 use crate::model::GuestId;
 
 pub(super) use writer::JournalWriter;
@@ -146,6 +146,7 @@ impl Journal {
         let found = read_lines(content.as_deref().unwrap_or_default(), &files.path(NAME))?;
         let mut notices = Vec::new();
         if found.damaged > 0 {
+            loss::mark(files, NAME, time)?;
             let aside = files.set_aside(NAME, time)?;
             notices.push(Notice::JournalDamaged { lines: found.damaged, aside });
         }
