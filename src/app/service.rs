@@ -24,7 +24,7 @@ use crate::process::trail::Trail;
 use crate::process::{notify, Home};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
-use crate::store::{DataFile, Identity, Notice, RunMarker, Store};
+use crate::store::{DataFile, Identity, RunMarker, Store};
 use crate::txn::audit::{Asker, AuditLog, Record};
 use crate::txn::monitor::Monitor;
 use crate::txn::node::{Books, Load, NodeSettings};
@@ -130,7 +130,8 @@ impl Service {
             images: Arc::new(images),
             shared: Arc::new(SharedFiles::default()),
         };
-        let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
+        let lost = opened.loaded.lost;
+        let prepared = prepare_pools(&host, &mut opened.loaded.storage, lost).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
         let marker = opened.store.mark_running().map_err(AppError::Store)?;
         if marker.unclean() {
@@ -146,7 +147,6 @@ impl Service {
             core_name: settings.cell.core_name.clone(),
             unclean: marker.unclean(),
         });
-        let lost = opened.loaded.notices.iter().any(Notice::is_loss);
         let books = Arc::new(Books::new(opened.loaded));
         let outbox = Arc::new(DomainOutbox(domain.outbound()));
         let pools_dir = settings.home.pools_dir().to_string_lossy().into_owned();
