@@ -93,7 +93,8 @@ impl SimHost {
         self.inner.world.lock().exports.push((source.clone(), share.clone()));
     }
 
-    /// The host has lost its power: its guests are gone, and what QEMU wrote into headers of images last; it has another boot id when it comes back.
+    /// The host has lost its power: its guests are gone, and what QEMU wrote into headers of images last; it has another boot id when it comes back, and
+    /// libvirt starts the guests that it is to start with the host.
     pub fn lose_power(&self, boot: &str) {
         let mut world = self.inner.world.lock();
         world.boot = boot.into();
@@ -103,6 +104,7 @@ impl SimHost {
             world.set_power(id, crate::model::PowerState::Stopped);
         }
         world.lose_memory();
+        world.start_marked();
     }
 
     /// Waits for a server that does not answer, as a mount does.

@@ -302,6 +302,14 @@ impl World {
         Ok(changed(std::mem::replace(&mut domain.autostart, enable) != enable))
     }
 
+    /// What libvirt does when the host comes up. One that can't be started stays as it is.
+    pub(super) fn start_marked(&mut self) {
+        let marked = self.state.domains.iter().filter(|(_, domain)| domain.autostart);
+        for id in marked.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let _ = self.start(id);
+        }
+    }
+
     pub(super) fn update_filter(&mut self, id: GuestId, policy: Option<&SecurityPolicy>) -> Result<Change> {
         let domain = self.get_mut(id)?;
         let different = domain.filter.as_ref() != policy || !domain.filtered;

@@ -122,9 +122,9 @@ async fn build(context: &Arc<Context>, plan: &Plan, undo: &mut Undo) -> Result<G
         volumes.boot_image.clone_from(&config.boot_image);
     }
     node.host.hypervisor.define(&config).await?;
-    // A host that restarts in the middle of a clone must not start a guest without a system, and none of a shared pool.
+    // A host that restarts in the middle must not start a guest that is half made, or without a system, and none of a shared pool.
     if config.auto_start && !config.unfinished && !place.shared {
-        node.host.hypervisor.set_autostart(id, true).await?;
+        undo.afterwards(Step::autostart(node, id));
     }
     context.check()?;
     node.books.lock().insert(Guest { power: PowerState::Stopped, ..Guest::new(config.clone()) }, volumes);
@@ -212,7 +212,7 @@ async fn fill(context: &Arc<Context>, plan: &Plan, image: &ImageLocation, undo: 
     carry(context, id, &disk.pool, fetch, |percent| tell_progress(context, id, percent)).await?;
     images.install(&disk.path).await?;
     if plan.auto_start && node.shared_directory(id).is_none() {
-        node.host.hypervisor.set_autostart(id, true).await?;
+        undo.afterwards(Step::autostart(node, id));
     }
     if let Some(guest) = node.books.lock().guests.get_mut(&id) {
         guest.config = Arc::new(GuestConfig { unfinished: false, ..(*guest.config).clone() });

@@ -59,6 +59,7 @@ pub(super) fn late(context: &Context) -> Result<(), Failure> {
 async fn offline(context: &Arc<Context>, volumes: &Volumes, wanted: Wanted<'_>, steps: &mut Steps) -> Result<(), Failure> {
     let frozen = volumes::frozen_paths(volumes, wanted.name);
     check_free(&volumes.files(context).await?, frozen.values())?;
+    steps.hold_start(volumes);
     for volume in volumes.group.volumes() {
         context.check()?;
         let current = volume.file();

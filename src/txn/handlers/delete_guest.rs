@@ -11,7 +11,7 @@ use crate::model::GuestId;
 use crate::proto::message::Key;
 use crate::txn::node::jobs::{Job, JobGuard};
 use crate::txn::node::transfers::StopReason;
-use crate::txn::undo::{Step, Undo};
+use crate::txn::undo::{forget_guest, Step, Undo};
 use crate::txn::{missed, Context, Failure};
 
 use super::remains;
@@ -34,17 +34,14 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let rest = Step::Delete { guest: id, group: Box::new(group.clone()), directory: node.shared_directory(id) };
     undo.plan_forward(vec![rest]).await?;
     if let Err(failure) = remains::delete(node, id, &group).await {
-        if node.host.hypervisor.domain(id).await.is_ok() {
-            // Nothing has happened yet, so nothing has to.
+        // Nothing has happened yet, so nothing has to. What libvirt may still carry out has to be followed by the rest.
+        if !failure.outcome_unknown() && node.host.hypervisor.domain(id).await.is_ok() {
             undo.end();
         }
         return Err(failure);
     }
     undo.end();
-    // What earlier changes of it had left is gone with it.
-    for number in node.store.journal().left(|intent| intent.guests.contains(&id)) {
-        node.store.journal().end(number);
-    }
+    forget_guest(node, id).await;
     let answered = context.respond(context.success());
     // The guest is gone, answered in time or not.
     context.announce_end(missed::deleted(id));

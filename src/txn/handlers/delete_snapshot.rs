@@ -91,6 +91,7 @@ async fn delete(context: &Context, volumes: &Volumes, name: &str, dependant: &De
     }
     let asides: Vec<String> = layers.iter().map(|(base, top)| volumes::old_name(top.unwrap_or(base))).collect();
     volumes.check_aside(context, &asides).await?;
+    steps.hold_start(volumes);
     // Long, and content is the same at every moment; the quick renames follow when nothing of this can fail any more.
     for (base, top) in &layers {
         if let Some(top) = top {

@@ -36,16 +36,17 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let mut undo = Undo::new(&context, &[id]);
     let initialized = guest.config.initialized;
     let mark = initialized.then_some(Step::Initialized { guest: id, initialized });
-    undo.plan([Step::Fetched { disk: disk.path.clone() }].into_iter().chain(mark).collect()).await?;
+    let start = starts_with_host(&context, &guest.config).await?.then(|| Step::autostart(&context.node, id));
+    undo.plan(start.clone().into_iter().chain([Step::Fetched { disk: disk.path.clone() }]).chain(mark).collect()).await?;
     if let Err(failure) = context.respond(context.success()) {
         undo.end();
         return Err(failure);
     }
     let answered = Instant::now();
     set_created(&context, id, false);
-    let outcome = match replace(&context, id, &source, &disk, capacity, initialized, &mut undo).await {
+    let outcome = match replace(&context, &guest.config, &source, &disk, start, &mut undo).await {
         Ok(()) => {
-            undo.end();
+            undo.end_with_mark().await;
             Ok(())
         }
         Err(cause) => Err(undo.run(cause).await),
@@ -88,21 +89,28 @@ fn set_created(context: &Context, id: GuestId, created: bool) {
 /// Brings the image to the disk's place.
 async fn replace(
     context: &Context,
-    id: GuestId,
+    guest: &GuestConfig,
     source: &ImageLocation,
     disk: &Disk,
-    capacity: u64,
-    initialized: bool,
+    start: Option<Step>,
     undo: &mut Undo,
 ) -> Result<(), Failure> {
+    let (id, initialized) = (guest.id, guest.initialized);
+    let capacity = guest.disks.first().copied().unwrap_or_default();
     let images = &context.node.host.images;
     let tell = |percent| tell_progress(context, id, percent);
     carry(context, id, &disk.pool, |transfer| async move { images.fetch(source, &disk.path, capacity, &transfer).await }, tell).await?;
+    if start.is_some() {
+        context.node.host.hypervisor.set_autostart(id, false).await?;
+    }
     // Afterwards nobody could tell whether the disk is the old or the new one: from here on a crash is followed by the rest.
     if initialized {
         undo.afterwards(Step::Initialized { guest: id, initialized: false });
     }
     undo.afterwards(Step::Install { disk: disk.path.clone() });
+    if let Some(start) = start {
+        undo.afterwards(start);
+    }
     undo.commit().await?;
     let installed = async {
         if initialized {
@@ -115,6 +123,11 @@ async fn replace(
         undo.revoke().await;
     }
     installed
+}
+
+/// Whether libvirt does; it is not asked about a guest that is not meant to.
+async fn starts_with_host(context: &Context, guest: &GuestConfig) -> Result<bool, Failure> {
+    Ok(guest.auto_start && context.node.host.hypervisor.domain(guest.id).await?.autostart)
 }
 
 async fn set_initialized(context: &Context, id: GuestId, initialized: bool) -> Result<(), Failure> {

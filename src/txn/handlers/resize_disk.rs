@@ -43,6 +43,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     }
     let mut steps = Steps::new(&context, id);
     let done = async {
+        steps.hold_start(&volumes);
         steps.resize(path, present, size);
         steps.perform(&context, false, vec![volumes.entry()]).await?;
         enter(&context, &volumes, index, size).await?;

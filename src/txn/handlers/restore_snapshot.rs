@@ -31,6 +31,7 @@ async fn restore(context: &Context, volumes: &Volumes, name: &str, steps: &mut S
         volumes.group.volumes().map(|volume| Ok((volume, volumes.frozen(snapshot, volume)?))).collect::<Result<_, Failure>>()?;
     let asides: Vec<String> = volumes.group.volumes().map(|volume| volumes::old_name(volume.file())).collect();
     volumes.check_aside(context, &asides).await?;
+    steps.hold_start(volumes);
     for (volume, base) in images {
         context.check()?;
         let current = volume.file();

@@ -23,6 +23,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let mut steps = Steps::new(&context, id);
     let done = async {
         volumes.check_aside(&context, std::slice::from_ref(&old)).await?;
+        steps.hold_start(&volumes);
         steps.compact(path, &new);
         steps.replace(path, &new, &old, false);
         steps.perform(&context, false, Vec::new()).await?;

@@ -90,3 +90,22 @@ async fn a_delete_that_libvirt_broke_off_is_completed_and_told_when_libvirt_is_b
     };
     assert_eq!(rig.sent().iter().filter(|message| deleted(message)).count(), 1);
 }
+
+/// libvirt has not said whether the domain is gone, and removes it later.
+#[tokio::test(start_paused = true)]
+async fn a_delete_of_which_libvirt_says_nothing_is_completed_and_told() {
+    let mut rig = Rig::new().await;
+    let guest = rig.with_guest(1).await;
+    rig.sim.fail_next(Operation::Undefine, ErrorKind::Unknown);
+    assert!(!rig.ask(about(MessageId::DELETE_GUEST_REQUEST, guest)).await.success);
+    rig.settle().await;
+    assert_eq!(rig.node.store.journal().open_records().len(), 1, "it may still be done");
+    rig.sim.undefine_behind(guest);
+    rig.take_host_events().await;
+    rig.monitor.take(HostEvent::Connected(Vec::new())).await;
+    rig.monitor.rest().await;
+    assert!(rig.node.store.journal().open_records().is_empty());
+    assert!(rig.node.books.guest(guest).is_err());
+    assert!(rig.sim.state().directories["/images/local0"].is_empty());
+    assert_eq!(rig.sent().iter().filter(|message| message.id == MessageId::GUEST_DELETED_EVENT).count(), 1);
+}

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::moves;
 use super::step::Step;
+use super::{autostart, moves};
 use crate::host::{self, ErrorKind};
 use crate::model::{GuestId, PowerState};
 use crate::store::DataFile;
@@ -39,7 +39,13 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             Err(error) if error.kind == ErrorKind::Busy || error.kind == ErrorKind::NotFound => {}
             other => drop(other?),
         },
-        Step::Password { config, user } => modify_auth::restore(hypervisor.as_ref(), config, user).await?,
+        Step::Password { config, user } => match modify_auth::restore(hypervisor.as_ref(), config, user).await {
+            // Nobody is there to be told. A guest that can't be started again because of this would be worse.
+            Err(error) if error.kind == ErrorKind::Busy || error.kind == ErrorKind::NotFound => {
+                tracing::warn!(guest = %config.id, "it does not run any more: whether '{user}' has the former password there or the new one is not known");
+            }
+            other => other?,
+        },
         Step::Pool { name } => drop(storage.remove_pool(name).await?),
         Step::LocalPool { name, target } => {
             storage.remove_pool(name).await?;
@@ -81,6 +87,7 @@ pub(super) async fn take_back(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             node.books.lock().restore_layout(storage, instance);
             node.save(DISKS).await?;
         }
+        Step::Autostart { guest, boot } => autostart::give_back(node, *guest, boot).await?,
         _ => return Err(Failure::Internal(format!("there is no way back from {step}"))),
     }
     Ok(())
@@ -155,6 +162,7 @@ pub(super) async fn carry_out(node: &Arc<Node>, step: &Step) -> Result<(), Failu
             let changed = apply(&mut node.books.lock(), pool);
             node.save(changed).await?;
         }
+        Step::Autostart { guest, boot } => autostart::give_back(node, *guest, boot).await?,
         _ => return Err(Failure::Internal(format!("{step} can't be carried out"))),
     }
     Ok(())
@@ -178,7 +186,8 @@ async fn saved(node: &Node, known: Result<(), Failure>, files: &[DataFile]) -> R
     }
 }
 
-async fn runs(node: &Node, id: GuestId) -> Result<bool, Failure> {
+/// What libvirt says; false when it does not know the guest.
+pub(super) async fn runs(node: &Node, id: GuestId) -> Result<bool, Failure> {
     let status = there(node.host.hypervisor.domain(id).await)?;
     Ok(status.is_some_and(|status| status.power == PowerState::Running))
 }

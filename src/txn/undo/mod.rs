@@ -7,6 +7,8 @@
 //! leaves its record open as well.
 
 mod act;
+mod autostart;
+mod in_use;
 mod moves;
 mod resolve;
 mod step;
@@ -23,7 +25,7 @@ use crate::store::journal::{Course, Intent, OpenRecord};
 
 pub(in crate::txn) use moves::{Arriving, Leaving};
 pub(in crate::txn) use resolve::{
-    common, is_unsettled, resolve, settle, settle_common, settle_pool, supersede_removals, Common, Resolved, Silent,
+    common, forget_guest, is_unsettled, resolve, settle, settle_common, settle_pool, supersede_removals, Common, Resolved, Silent,
 };
 pub(in crate::txn) use step::Step;
 
@@ -181,6 +183,18 @@ impl Undo {
         if let Some(number) = self.number.take() {
             self.ended(number);
         }
+    }
+
+    /// [`Undo::end`] but for libvirt's mark, which comes back now, or later.
+    pub(in crate::txn) async fn end_with_mark(mut self) {
+        self.rest.retain(|step| matches!(step, Step::Autostart { .. }));
+        let rest = self.rest.iter().map(Step::written).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+        let Some(number) = self.number.filter(|_| !rest.is_empty()) else { return self.end() };
+        // What is done already must not be done again to a guest that runs by then.
+        if let Err(error) = self.node.store.journal().turn(number, Course::Forward, rest).await {
+            tracing::error!("{}", Failure::Store(error));
+        }
+        self.finish().await;
     }
 
     /// Nothing is left to be done. The record of a request stays until the audit trail tells of it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::act::{carry_out, take_back};
+use super::in_use;
 use super::step::{Place, Step};
 use crate::host::{ErrorKind, HostError};
 use crate::model::{GuestId, PoolMode};
@@ -43,6 +44,11 @@ pub(in crate::txn) async fn resolve(node: &Arc<Node>, number: u64, silent: Optio
         Ok(steps) => steps,
         Err(failure) => return Resolved::Left(failure),
     };
+    if course == Course::Back {
+        if let Err(failure) = in_use::check(node, &record.intent.guests, &steps).await {
+            return Resolved::Left(failure);
+        }
+    }
     let failed = each(node, course, steps, silent).await;
     let reasons: Vec<String> = failed.iter().map(|(step, failure)| format!("{step}: {failure}")).collect();
     let is_undecided = failed.iter().all(|(_, failure)| matches!(failure, Failure::Undecided(_)));
@@ -98,7 +104,27 @@ pub(in crate::txn) async fn settle(node: &Arc<Node>, guests: &[GuestId]) -> Resu
     settle_those(node, |intent| intent.guests.iter().any(|guest| guests.contains(guest))).await
 }
 
-/// The same for earlier changes of the node itself. The caller works on that alone. Pools that have yet to go are in nobody's way.
+/// A guest is deleted, and what earlier changes of it had left is gone with it. What they left of other guests stays.
+pub(in crate::txn) async fn forget_guest(node: &Arc<Node>, id: GuestId) {
+    let journal = node.store.journal();
+    for number in journal.left(|intent| intent.guests.contains(&id)) {
+        let Some(record) = journal.take(number) else { continue };
+        let Intent { guests, course, steps, .. } = record.intent;
+        let is_alone = guests.iter().all(|guest| *guest == id);
+        let is_of_others = |step: &journal::Step| !is_alone && Step::read(step).map_or(true, |step| step.guest() != Some(id));
+        let kept: Vec<journal::Step> = steps.into_iter().filter(is_of_others).collect();
+        if kept.is_empty() {
+            journal.end(number);
+            continue;
+        }
+        if let Err(error) = journal.turn(number, course, kept).await {
+            tracing::error!("{}", Failure::Store(error));
+        }
+        journal.leave(number);
+    }
+}
+
+/// [`settle`] for earlier changes of the node itself. The caller works on that alone. Pools that have yet to go are in nobody's way.
 pub(in crate::txn) async fn settle_common(node: &Arc<Node>, what: Common) -> Result<(), Failure> {
     settle_those(node, |intent| common(intent) == Some(what) && !is_removal(intent)).await
 }
@@ -147,6 +173,11 @@ pub(super) async fn each(node: &Arc<Node>, course: Course, steps: Vec<Step>, mut
     let back = course == Course::Back;
     let ordered: Vec<Step> = if back { steps.into_iter().rev().collect() } else { steps };
     for step in ordered {
+        // What a disk is comes back step by step: a content under another image's name would be taken for the right one.
+        if step.is_of_disks() && failed.iter().any(|(other, failure): &(Step, Failure)| other.is_of_disks() && !is_final(failure)) {
+            failed.push((step, Failure::refused("another step of the same disks has to be done before")));
+            continue;
+        }
         let done = async {
             match course {
                 Course::Back => take_back(node, &step).await,

@@ -65,6 +65,8 @@ pub(in crate::txn) enum Step {
     Initialized { guest: GuestId, initialized: bool },
     /// Where new guests went, and the pools.
     Layout { storage: Box<StorageBook>, instance: Box<InstanceBook> },
+    /// libvirt was to start the guest with the host, and is not to while its disks are half-way; in this boot of the host. The mark comes back either way.
+    Autostart { guest: GuestId, boot: String },
 
     /// An image that is of no use any more.
     Needless { path: String },
@@ -104,6 +106,37 @@ impl Step {
     pub(super) fn read(step: &journal::Step) -> Result<Self, Failure> {
         step.data()
             .map_err(|error| Failure::refused(format!("the journal's step '{}' is of another version of the cell: {error}", step.about)))
+    }
+
+    /// Whether it says which images a guest's disks are, or needs them whole: these follow each other.
+    pub(super) fn is_of_disks(&self) -> bool {
+        matches!(self, Self::Aside { .. } | Self::Merge { .. } | Self::Size { .. } | Self::Install { .. } | Self::Autostart { .. })
+    }
+
+    /// The guest that it is about; none where it names files or pools alone.
+    pub(super) fn guest(&self) -> Option<GuestId> {
+        match self {
+            Self::Reservation { guest }
+            | Self::Domain { guest }
+            | Self::Volumes { guest, .. }
+            | Self::Drive { guest, .. }
+            | Self::Copy { guest, .. }
+            | Self::Entry { guest }
+            | Self::Disks { guest, .. }
+            | Self::Initialized { guest, .. }
+            | Self::Autostart { guest, .. }
+            | Self::Obsolete { guest, .. }
+            | Self::Switch { guest, .. }
+            | Self::Thaw { guest }
+            | Self::Grown { guest, .. }
+            | Self::Started { guest, .. }
+            | Self::Delete { guest, .. }
+            | Self::Purge { guest, .. } => Some(*guest),
+            Self::Configured { config, .. } | Self::Password { config, .. } | Self::Written { config, .. } => Some(config.id),
+            Self::Leave(guest) => Some(guest.config.id),
+            Self::Arrive(guest) => Some(guest.config.id),
+            _ => None,
+        }
     }
 
     /// A file or pool that it works on: whoever serves that may be silent.
@@ -169,6 +202,7 @@ impl fmt::Display for Step {
             Self::Written { setting, config } => write!(f, "new {} of guest {} in data/", setting.name(), config.id),
             Self::Initialized { guest, .. } => write!(f, "the mark of guest {guest} that it was initialized"),
             Self::Layout { .. } => f.write_str("storage pools in data/"),
+            Self::Autostart { guest, .. } => write!(f, "the automatic start of guest {guest}, which is off"),
             Self::Needless { path } | Self::Obsolete { path, .. } => write!(f, "{path}, which is of no use any more"),
             Self::Merged { path } => write!(f, "what {path} was before a merge"),
             Self::Install { disk } => write!(f, "the new image of {disk}"),

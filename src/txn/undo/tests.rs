@@ -157,6 +157,28 @@ async fn a_guest_with_something_left_can_be_deleted() {
     assert!(rig.node.store.journal().open_records().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_deleted_guest_takes_nothing_along_that_is_about_others() {
+    let mut rig = Rig::new().await;
+    let (gone, other) = (rig.with_guest(1).await, rig.with_guest(2).await);
+    let leaving = |id| {
+        let config = crate::model::GuestConfig { id, ..config() };
+        let (group, directory) = (crate::model::VolumeGroup::default(), "/pools/nas".into());
+        Step::Leave(Box::new(Leaving { config, group, resource: None, directory, tenure: 1, ran: true, boot: "b".into() }))
+    };
+    for guests in [vec![gone, other], vec![gone]] {
+        let mut undo = Undo::new(&context(&rig), &guests);
+        undo.plan(guests.iter().map(|id| leaving(*id)).collect()).await.unwrap();
+        drop(undo);
+    }
+    let answer = rig.ask(about(MessageId::DELETE_GUEST_REQUEST, gone)).await;
+    assert!(answer.success, "{}", answer.error);
+    let left = rig.node.store.journal().open_records();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let about: Vec<&str> = left[0].intent.steps.iter().map(|step| step.about.as_str()).collect();
+    assert_eq!((about, left[0].running), (vec![format!("departure of guest {other}").as_str()], false));
+}
+
 /// What is there already is not ours to remove when the create fails.
 #[tokio::test(start_paused = true)]
 async fn a_create_touches_nothing_that_is_there_under_its_id() {

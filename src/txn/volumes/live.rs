@@ -63,8 +63,21 @@ struct Leftover {
     image: String,
 }
 
-/// Deletes the youngest snapshot, on which the current disks alone are based.
+/// Deletes the youngest snapshot, on which the current disks alone are based. Until what QEMU has merged is on the disk, libvirt does not start the guest
+/// with the host: a disk that has lost what it was to have taken in is put back first.
 pub(in crate::txn) async fn delete_youngest(node: &Arc<Node>, volumes: &Volumes, name: &str) -> Result<Ended, Failure> {
+    if !volumes.autostart {
+        return merge_up(node, volumes, name).await;
+    }
+    let mut undo = Undo::unasked(node, MessageId::DELETE_SNAPSHOT_REQUEST, volumes.id());
+    undo.plan_forward(vec![Step::autostart(node, volumes.id())]).await?;
+    node.host.hypervisor.set_autostart(volumes.id(), false).await?;
+    let ended = merge_up(node, volumes, name).await?;
+    undo.finish().await;
+    Ok(ended)
+}
+
+async fn merge_up(node: &Arc<Node>, volumes: &Volumes, name: &str) -> Result<Ended, Failure> {
     let (id, disks) = (volumes.id(), &node.host.disks);
     let snapshot = volumes.snapshot(name)?;
     let mut bases = Vec::new();
@@ -184,6 +197,21 @@ async fn absorbed<'a>(node: &Arc<Node>, volumes: &'a Volumes, youngest: &str) ->
 pub(in crate::txn) async fn put_back(node: &Arc<Node>, top: &str, base: &str) -> Result<(), Failure> {
     if !needs(node, top, base).await? {
         node.host.disks.rebase(top, base).await?;
+    }
+    Ok(())
+}
+
+/// [`put_back`] for all disks of a guest that does not run.
+pub(in crate::txn) async fn put_all_back(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
+    let Some(group) = node.books.lock().storage.groups.get(&id).cloned() else { return Ok(()) };
+    let Some(youngest) = group.snapshots.get(&group.active_snapshot) else { return Ok(()) };
+    for volume in group.volumes() {
+        let Some(base) = youngest.files.get(&volume.name) else { continue };
+        match put_back(node, volume.file(), base).await {
+            // It is not this that keeps the guest from being used.
+            Err(Failure::Host(error)) if error.kind == ErrorKind::NotFound => tracing::warn!(guest = %id, "{}", Failure::Host(error)),
+            done => done?,
+        }
     }
     Ok(())
 }

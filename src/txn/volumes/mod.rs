@@ -33,6 +33,8 @@ pub(super) struct Volumes {
     pub(super) guest: Arc<GuestConfig>,
     pub(super) group: VolumeGroup,
     pub(super) running: bool,
+    /// libvirt starts it with the host.
+    pub(super) autostart: bool,
     job: JobGuard,
 }
 
@@ -57,8 +59,9 @@ async fn look(node: &Node, id: GuestId, guard: JobGuard) -> Result<Volumes, Fail
     node.hold(id).await?;
     let group = group(node, &guest)?;
     // Asked for, not looked up: somebody may have started it a moment ago.
-    let running = node.host.hypervisor.domain(id).await?.power == PowerState::Running;
-    Ok(Volumes { guest: guest.config, group, running, job: guard })
+    let domain = node.host.hypervisor.domain(id).await?;
+    let running = domain.power == PowerState::Running;
+    Ok(Volumes { guest: guest.config, group, running, autostart: domain.autostart, job: guard })
 }
 
 /// The volumes of a guest as the books know them.

@@ -4,18 +4,22 @@
 
 use std::sync::Arc;
 
-use crate::host::{self, Disks};
+use crate::host::{self, Host};
 use crate::model::GuestId;
 use crate::proto::message::Message;
 use crate::txn::undo::{Step, Undo};
-use crate::txn::{Context, Failure};
+use crate::txn::{Context, Failure, Node};
+
+use super::Volumes;
 
 /// The steps of one change.
 pub(in crate::txn) struct Steps {
-    disks: Arc<dyn Disks>,
+    node: Arc<Node>,
     undo: Undo,
     announced: Vec<Step>,
     actions: Vec<Action>,
+    /// What follows everything else once the change has succeeded.
+    last: Option<Step>,
 }
 
 /// Something to be done to image files.
@@ -26,10 +30,12 @@ enum Action {
     SetAside { path: String, aside: String },
     Resize { path: String, capacity: u64 },
     Merge { top: String, base: String },
+    HoldStart { guest: GuestId },
 }
 
 impl Action {
-    async fn run(&self, disks: &dyn Disks) -> host::Result<()> {
+    async fn run(&self, host: &Host) -> host::Result<()> {
+        let disks = &host.disks;
         match self {
             Self::Overlay { path, backing, capacity } => disks.overlay(path, backing, *capacity).await,
             Self::Compact { path, to } => disks.compact(path, to).await,
@@ -37,6 +43,7 @@ impl Action {
             Self::SetAside { path, aside } => disks.set_aside(path, aside).await,
             Self::Resize { path, capacity } => disks.resize(path, *capacity).await.map(drop),
             Self::Merge { top, base } => disks.merge(top, base).await,
+            Self::HoldStart { guest } => host.hypervisor.set_autostart(*guest, false).await.map(drop),
         }
     }
 }
@@ -44,13 +51,22 @@ impl Action {
 impl Steps {
     /// No step so far.
     pub(in crate::txn) fn new(context: &Arc<Context>, guest: GuestId) -> Self {
-        let disks = context.node.host.disks.clone();
-        Self { disks, undo: Undo::new(context, &[guest]), announced: Vec::new(), actions: Vec::new() }
+        let (node, undo) = (context.node.clone(), Undo::new(context, &[guest]));
+        Self { node, undo, announced: Vec::new(), actions: Vec::new(), last: None }
     }
 
     fn collect(&mut self, step: Step, action: Action) {
         self.announced.push(step);
         self.actions.push(action);
+    }
+
+    /// Before all others: until the change is complete, or taken back, libvirt does not start the guest with the host.
+    pub(in crate::txn) fn hold_start(&mut self, volumes: &Volumes) {
+        if volumes.autostart {
+            let step = Step::autostart(&self.node, volumes.id());
+            self.last = Some(step.clone());
+            self.collect(step, Action::HoldStart { guest: volumes.id() });
+        }
     }
 
     /// A new, empty image on `backing`.
@@ -99,11 +115,14 @@ impl Steps {
         let mut announced = std::mem::take(&mut self.announced);
         announced.extend(more);
         self.undo.plan(announced).await?;
+        if let Some(last) = self.last.take() {
+            self.undo.afterwards(last);
+        }
         for action in std::mem::take(&mut self.actions) {
             if in_time {
                 context.check()?;
             }
-            action.run(self.disks.as_ref()).await?;
+            action.run(&self.node.host).await?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::host::sim::{Effect, Fault, Operation};
 use crate::host::ErrorKind;
 use crate::model::{GuestConfig, GuestId, PowerState};
 use crate::proto::message::{Key, Message, MessageId};
-use crate::txn::testing::{create_request, start_request, Rig};
+use crate::txn::testing::{create_request, start_request, stop_request, Rig};
 
 fn about(request: MessageId, id: GuestId) -> Message {
     Message::new(request).string(Key::Guest, id.to_string())
@@ -392,4 +392,24 @@ async fn an_outcome_that_is_unknown_is_taken_back() {
     assert_eq!(told(&rig, id).last().unwrap().1, "first");
     assert_eq!(books(&rig, id).auth_secret.reveal(), "first");
     assert_eq!(rig.node.books.guest(id).unwrap().power, PowerState::Running);
+}
+
+/// Its agent says nothing, also on the way back, and then the guest is ended by force.
+#[tokio::test(start_paused = true)]
+async fn a_password_change_that_broke_off_keeps_no_guest_from_starting() {
+    let mut rig = Rig::new().await;
+    let id = running(&mut rig, 1).await;
+    rig.sim.set_agent_answer(id, SET_PASSWORD, "{\"return\":{}}");
+    assert!(rig.ask(set_auth(id, "", "first")).await.success);
+    for _ in 0..2 {
+        rig.sim.fail_next(Operation::Agent, ErrorKind::Unknown);
+    }
+    assert!(!rig.ask(set_auth(id, "", "second")).await.success);
+    rig.settle().await;
+    assert_eq!(rig.node.store.journal().open_records().len(), 1, "the former password is still to be set");
+    assert!(rig.ask(stop_request(id, [0, 1])).await.success);
+    rig.take_host_events().await;
+    let answer = rig.ask(start_request(id)).await;
+    assert!(answer.success, "{}", answer.error);
+    assert!(rig.node.store.journal().open_records().is_empty());
 }

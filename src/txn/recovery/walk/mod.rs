@@ -3,6 +3,7 @@
 
 mod departure;
 mod live;
+mod power;
 mod scenarios;
 mod state;
 
