@@ -24,7 +24,7 @@ lab() { PATH=$PATH:/usr/sbin:/sbin as_root scripts/lab.sh "$@"; }
 libvirt_suite() { # on a host of its own, whose libvirtd it may restart
   local name=test-libvirt-$$ status=0
   lab up $name --owner $$
-  lab exec $name cell1 env CELL_TEST_LIBVIRT_URI=qemu:///system CELL_TEST_BRIDGE=br0 "$LIBVIRT" --ignored --test-threads=1 || status=$?
+  lab exec $name cell1 env CELL_TEST_LIBVIRT_URI=qemu:///system CELL_TEST_BRIDGE=br0 timeout -k 30 1200 "$LIBVIRT" --ignored --test-threads=1 || status=$?
   lab down $name
   return $status
 }
@@ -89,7 +89,7 @@ else
     skip "root test $name" "${lacks:-its Debian is not there; scripts/linux-guest.sh fetch-debian /var/lib/cell-lab/debian downloads it}"
   done
   run "libvirt $(virsh --version): the layer alone" libvirt_suite
-  # Two at a time: each boots guests under emulation.
-  run "Everything together" as_root env "PATH=$PATH:/usr/sbin:/sbin" "$WHOLE" --ignored --test-threads=2 "${without[@]+"${without[@]}"}"
+  # Two at a time: each boots guests under emulation. What hangs is ended, and has failed.
+  run "Everything together" as_root env "PATH=$PATH:/usr/sbin:/sbin" timeout -k 30 2700 "$WHOLE" --ignored --test-threads=2 "${without[@]+"${without[@]}"}"
 fi
 summary

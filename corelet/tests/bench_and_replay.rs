@@ -189,7 +189,8 @@ async fn a_storm_counts_answers_by_kind_and_those_that_did_not_come() {
     let others = vec![cell::model::GuestId::from_bytes([9; 16])];
     let plan = Storm { requests: 1500, within: Duration::from_millis(100), slow: 300, stuck: stuck.to_vec(), others };
     for silent in [false, true] {
-        let core = core_with(|config| (config.sessions, config.timeout) = (2000, Duration::from_secs(3))).await;
+        let core =
+            core_with(|config| (config.sessions, config.timeout) = (2000, if silent { Duration::from_secs(10) } else { PATIENCE })).await;
         let answer = move |message: &Message| match message.id {
             MessageId::STOP_INSTANCE_REQUEST if silent => Vec::new(),
             MessageId::STOP_INSTANCE_REQUEST => vec![Message::new(message.id.response()).to_session(message.from).failed("it hangs")],

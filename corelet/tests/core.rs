@@ -83,11 +83,12 @@ async fn a_creation_that_fails_later_is_told() {
 
 #[tokio::test]
 async fn a_silent_cell_is_a_timeout_and_its_late_answer_is_ignored() {
-    let core = core_with(|config| config.timeout = Duration::from_millis(100)).await;
+    let core = core_with(|_| {}).await;
     let cell = FakeCell::connect(core.address(), "Cell_a", joining(|_| Vec::new())).await;
     core.wait_cell(None, PATIENCE).await.unwrap();
     let mut events = core.events();
-    let error = core.request("Cell_a", requests::query_storage("Cell_a")).await.unwrap_err();
+    let asked = core.exchange_within("Cell_a", requests::query_storage("Cell_a"), Duration::from_millis(100));
+    let error = asked.await.unwrap_err();
     assert!(matches!(error, RequestError::Timeout { id: MessageId::QUERY_CELL_STORAGE_REQUEST, .. }), "{error}");
     let request = cell.received().pop().unwrap();
     cell.send(success(&request));
@@ -147,7 +148,7 @@ async fn a_ready_event_that_would_crash_the_real_core_is_refused_with_the_reason
     let core = core_with(|_| {}).await;
     let short = |message: &Message| vec![empty_ready(message).uint(Key::Count, 1)];
     let _cell = FakeCell::connect(core.address(), "Cell_a", short).await;
-    let error = core.wait_cell(None, Duration::from_millis(500)).await.unwrap_err();
+    let error = core.wait_cell(None, Duration::from_secs(5)).await.unwrap_err();
     assert!(matches!(&error, WaitError::PoolRefused { reason, .. } if reason.contains("is missing")), "{error}");
     core.close().await;
 }

@@ -117,5 +117,6 @@ pub fn discover(domain: &DomainSettings, cell: &CellSettings, patience: Duration
     runtime.block_on(asked).map_err(AppError::Network)
 }
 
-/// Threads for file and libvirt work; more would only queue up inside libvirtd.
-const BLOCKING_THREADS: usize = 32;
+/// Threads for file and libvirt work, made when they are needed. The lanes into libvirt take some twenty at most, and each file server that does not answer keeps
+/// eight at most: several of those leave enough for `data/`.
+const BLOCKING_THREADS: usize = 64;

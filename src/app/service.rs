@@ -24,13 +24,15 @@ use crate::process::trail::Trail;
 use crate::process::{notify, Home};
 use crate::proto::member::LinkStatus;
 use crate::proto::message::Message;
-use crate::store::{DataFile, Identity, Notice, RunMarker, Store};
+use crate::store::{DataFile, Identity, RunMarker, Store};
 use crate::txn::audit::{Asker, AuditLog, Record};
 use crate::txn::monitor::Monitor;
 use crate::txn::node::{Books, Load, NodeSettings};
-use crate::txn::{guard, held, recovery, thaws, Engine, Node, Outbox};
+use crate::txn::{answer_time, guard, held, recovery, thaws, Engine, Node, Outbox};
 use crate::{config, host};
 
+/// Longest time that a call of libvirt gets, whatever the domain's timeout is.
+const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// How long a start waits for a Core before it says that none has answered yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 /// What transactions that are under way get at the end.
@@ -128,7 +130,8 @@ impl Service {
             images: Arc::new(images),
             shared: Arc::new(SharedFiles::default()),
         };
-        let prepared = prepare_pools(&host, &mut opened.loaded.storage).await;
+        let lost = opened.loaded.lost;
+        let prepared = prepare_pools(&host, &mut opened.loaded.storage, lost).await;
         prepared.map_err(|source| AppError::Host { what: "the storage pool can't be made", source })?;
         let marker = opened.store.mark_running().map_err(AppError::Store)?;
         if marker.unclean() {
@@ -144,7 +147,6 @@ impl Service {
             core_name: settings.cell.core_name.clone(),
             unclean: marker.unclean(),
         });
-        let lost = opened.loaded.notices.iter().any(Notice::is_loss);
         let books = Arc::new(Books::new(opened.loaded));
         let outbox = Arc::new(DomainOutbox(domain.outbound()));
         let pools_dir = settings.home.pools_dir().to_string_lossy().into_owned();
@@ -322,11 +324,13 @@ fn identity(home: &Home, store: &Store, bridge: &Bridge) -> Result<String, AppEr
 }
 
 pub(super) fn libvirt_config(settings: &Settings) -> LibvirtConfig {
+    let standard = LibvirtConfig::default();
     LibvirtConfig {
         uri: settings.cell.libvirt_uri.clone(),
         virtualization: settings.cell.virtualization,
         guest_log_dir: Some(settings.home.log_dir().join("guests")),
-        ..LibvirtConfig::default()
+        call_timeout: answer_time(settings.domain.timeout).clamp(standard.call_timeout, LONGEST_CALL),
+        ..standard
     }
 }
 

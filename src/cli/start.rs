@@ -13,10 +13,19 @@ use crate::process::{error_chain, logfile, Home};
 /// A start that takes longer is left alone in the background: its own steps have their own, shorter limits.
 const LIMIT: Duration = Duration::from_secs(90);
 
+/// How long a service that was killed may take to end.
+const DYING: Duration = Duration::from_secs(15);
+
 pub(super) fn start(home: &Home, service: Service) -> Exit {
     // Before anything is made or read: where a service runs already, nothing is touched.
-    match pidfile::probe(home) {
+    match pidfile::probe_patiently(home, DYING) {
         Ok(State::Stopped { .. }) => {}
+        Ok(State::Running { pid: Some(pid) }) if pidfile::is_dead(pid) => {
+            term::fail_with(&format!(
+                "start failed: the last service, pid {pid}, was killed and can't end, perhaps for a disk that does not answer"
+            ));
+            return Exit::Failure;
+        }
         Ok(State::Running { pid }) => return already_running(pid),
         Err(error) => {
             term::fail(&error);

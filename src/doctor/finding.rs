@@ -236,7 +236,7 @@ pub struct Findings {
     pub found: Vec<Finding>,
     /// What could not be looked at.
     pub blind: Vec<Blind>,
-    /// Entries of `data/` can't be read: what seems to belong to nobody may belong to one of them.
+    /// Entries of `data/` can't be read or were lost: what seems to belong to nobody may belong to one of them.
     pub partial: bool,
 }
 
@@ -274,10 +274,10 @@ impl Findings {
         self.blind.push(Blind { area, reason: reason.into() });
     }
 
-    /// The remedy for what seems to belong to nobody: none is offered while entries of the books can't be read.
+    /// The remedy for what seems to belong to nobody: none is offered while entries of the books can't be read or are missing.
     pub(super) fn if_nobodys(&self, remedy: Remedy) -> Remedy {
         if self.partial {
-            return Remedy::Manual("correct the entries of data/ that can't be read first: it may belong to one of them".into());
+            return Remedy::Manual("see to what can't be read first, or is missing, of data/: it may belong to that".into());
         }
         remedy
     }

@@ -51,6 +51,8 @@ pub(super) struct Scene {
     pub(super) data: Result<DataFiles, String>,
     pub(super) books: Books,
     pub(super) notices: Vec<Notice>,
+    /// Guests are still to be entered again, or will be once the notices have been seen to.
+    pub(super) lost: bool,
     /// What has begun and not ended.
     pub(super) journal: Result<Vec<OpenRecord>, String>,
     /// Name of this node; none before the first start.
@@ -95,6 +97,7 @@ impl Scene {
             data,
             books: Books { instance: loaded.instance, storage: loaded.storage, network: loaded.network },
             notices: loaded.notices,
+            lost: loaded.lost,
             journal: journal::read(sources.data).map_err(|error| error.to_string()),
             name,
             domains: Ok(Vec::new()),
@@ -275,7 +278,13 @@ pub(super) fn told_ref(error: &HostError) -> String {
 
 /// The books and the directory that they lie in; defaults where they can't be read.
 fn read_data(sources: &Sources<'_>) -> (Result<DataFiles, String>, Loaded) {
-    let nothing = || Loaded { instance: Default::default(), storage: Default::default(), network: Default::default(), notices: Vec::new() };
+    let nothing = || Loaded {
+        instance: Default::default(),
+        storage: Default::default(),
+        network: Default::default(),
+        notices: Vec::new(),
+        lost: false,
+    };
     let files = match list_data(sources.data) {
         Ok(files) => files,
         Err(error) => return (Err(format!("{}: {error}", sources.data.display())), nothing()),

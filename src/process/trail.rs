@@ -9,7 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -97,7 +97,7 @@ struct Writer {
     waiting: Vec<Line>,
     /// Lines that never will be written, and are not told in the file yet.
     lost: Arc<AtomicU64>,
-    /// The last write stopped somewhere inside a line.
+    /// The file ends somewhere inside a line.
     is_torn: bool,
     complaint: Option<String>,
     /// When the first line was written that may not be on the disk yet.
@@ -200,11 +200,20 @@ impl Writer {
         if !same {
             self.sync();
             self.file = None;
-            self.file = Some(OpenOptions::new().append(true).create(true).mode(MODE).open(&self.path)?);
-            self.is_torn = false;
+            let file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&self.path)?;
+            self.is_torn = ends_inside_a_line(&file)?;
+            self.file = Some(file);
         }
         Ok(())
     }
+}
+
+/// What a full disk or a power cut leaves of an earlier run's last line.
+fn ends_inside_a_line(file: &File) -> io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(false) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte != *b"\n")
 }
 
 /// A line that could not be written to its end is written again as a whole on a line of its own.
@@ -246,6 +255,20 @@ mod tests {
         let wanted: Vec<String> = (0..2).flat_map(|run| (0..1000).map(move |number| format!("{run} {number}"))).collect();
         assert_eq!(lines(&path), wanted);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_line_that_an_earlier_run_left_torn_does_not_spoil_the_next_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("audit.log");
+        for (before, expected) in [("whole\n{\"ti", vec!["whole", "{\"ti", "next"]), ("whole\n", vec!["whole", "next"]), ("", vec!["next"])]
+        {
+            std::fs::write(&path, before).unwrap();
+            let trail = Trail::open(&path).unwrap();
+            drop(trail.write("next".into()));
+            drop(trail);
+            assert_eq!(lines(&path), expected);
+        }
     }
 
     #[test]

@@ -15,6 +15,10 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn create(&self, path: &Path, content: &[u8]) -> io::Result<()>;
     /// Writes at the end of a file that is there, and has it on the disk before it returns where `sync` says so.
     fn append(&self, path: &Path, content: &[u8], sync: bool) -> io::Result<()>;
+    /// Bytes of a file.
+    fn length(&self, path: &Path) -> io::Result<u64>;
+    /// A file has no more than `length` bytes, on the disk too. Takes no space.
+    fn cut(&self, path: &Path, length: u64) -> io::Result<()>;
     /// A second name for a file.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Replaces `to`.
@@ -51,6 +55,18 @@ impl Disk for RealDisk {
             file.sync_data()?;
         }
         faults::data()
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.len())
+    }
+
+    fn cut(&self, path: &Path, length: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
+        file.sync_data()
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -33,6 +33,18 @@ pub enum StoreError {
         /// Why.
         source: Arc<serde_json::Error>,
     },
+    /// The journal has records of another version of this program.
+    #[error(
+        "{} has records of another version of the program (format {version}), and what they are about may be half done: start that version, which finishes \
+         them, or move the file away",
+        path.display()
+    )]
+    JournalVersion {
+        /// The journal.
+        path: PathBuf,
+        /// The version of its format.
+        version: u64,
+    },
     /// The writer has ended: the service is shutting down, or the writing task died and took it along.
     #[error("the writer of the data files has ended; nothing is saved any more until the service is started again")]
     Closed,

@@ -55,10 +55,16 @@ impl Files {
         }
     }
 
-    /// Writes at the end of a file; what is there after a failure is not known.
+    /// Writes at the end of a file. What a failure leaves of it is cut off again; only a disk that refuses even that keeps some or all of it.
     pub(super) fn append(&self, name: &str, content: &[u8], sync: bool) -> Result<(), StoreError> {
         let path = self.path(name);
-        self.disk.append(&path, content, sync).map_err(|e| StoreError::io("write", &path, e))
+        let length = self.disk.length(&path).map_err(|e| StoreError::io("write", &path, e))?;
+        self.disk.append(&path, content, sync).map_err(|error| {
+            if let Err(second) = self.disk.cut(&path, length) {
+                tracing::error!("what could not be written to {} completely can't be cut off again: {second}", path.display());
+            }
+            StoreError::io("write", &path, error)
+        })
     }
 
     /// Where the last good copy of a file is.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::files::{Files, Former};
 use super::format::{decode, encode, Complaint, Decoded, Kept};
-use super::{DataFile, StoreError};
+use super::{loss, DataFile, StoreError};
 use crate::model::{InstanceBook, NetworkBook, PoolMode, StorageBook, DEFAULT_MAX_GUEST, LOCAL_POOL};
 
 /// The books as they were found, with the reference's defaults filled in.
@@ -22,6 +22,8 @@ pub struct Loaded {
     pub network: NetworkBook,
     /// For the log and the terminal; empty when all was well.
     pub notices: Vec<Notice>,
+    /// Guests may be missing from the books: something was found lost now, or by an earlier start that did not get to [`super::Store::made_good`].
+    pub lost: bool,
 }
 
 /// Something in the data directory that was not as it should be.
@@ -72,7 +74,7 @@ pub enum Notice {
         /// How much.
         bytes: usize,
     },
-    /// Records of the journal can't be read, with others behind them that can and are used.
+    /// Whole lines of the journal can't be read; the others are used.
     JournalDamaged {
         /// How many lines.
         lines: usize,
@@ -161,8 +163,9 @@ pub(super) fn load(files: &Files, default_bridge: &str, time: &str) -> Result<(L
     if network.default_bridge.is_empty() {
         network.default_bridge = default_bridge.to_owned();
     }
+    let lost = loss::is_marked(files)? || loader.notices.iter().any(Notice::is_loss);
     let kept = KeptParts { storage: storage_kept, network: network_kept, instance: instance_kept };
-    Ok((Loaded { instance, storage, network, notices: loader.notices }, kept))
+    Ok((Loaded { instance, storage, network, notices: loader.notices, lost }, kept))
 }
 
 /// What absent fields of `instance.data` mean (contract §8.2).
@@ -219,6 +222,7 @@ impl Loader<'_> {
             Ok(decoded) if decoded.reset.is_empty() => Ok(self.accept(file, decoded)),
             Ok(decoded) => self.salvage(file, decoded),
             Err(reason) => {
+                self.mark(name)?;
                 let aside = self.files.set_aside(name, self.time)?;
                 let recovered = self.backup(file)?;
                 if recovered.is_none() {
@@ -230,6 +234,11 @@ impl Loader<'_> {
         }
     }
 
+    /// Before anything is done about a loss: it would not show any more if this start ended here.
+    fn mark(&self, name: &str) -> Result<(), StoreError> {
+        loss::mark(self.files, name, self.time)
+    }
+
     fn accept<B>(&mut self, file: DataFile, decoded: Decoded<B>) -> (B, Kept) {
         let entries = decoded.entries.into_iter();
         self.notices.extend(entries.map(|Complaint { entry, key, reason }| Notice::Entry { file, entry, key, reason }));
@@ -239,6 +248,7 @@ impl Loader<'_> {
 
     /// A file of which single values are bad: a copy of it stays, the readable rest takes its place.
     fn salvage<B: Serialize>(&mut self, file: DataFile, mut decoded: Decoded<B>) -> Result<(B, Kept), StoreError> {
+        self.mark(file.name())?;
         let aside = self.files.set_aside(file.name(), self.time)?;
         for Complaint { key, reason, .. } in std::mem::take(&mut decoded.reset) {
             self.notices.push(Notice::Reset { file, key, reason, aside: aside.clone() });
@@ -252,6 +262,7 @@ impl Loader<'_> {
     fn backup<B: DeserializeOwned>(&mut self, file: DataFile) -> Result<Option<(B, Kept)>, StoreError> {
         let name = Files::backup_name(file.name());
         let Some(content) = self.files.read(&name)? else { return Ok(None) };
+        self.mark(file.name())?;
         match decode::<B>(file, &content) {
             Ok(decoded) if decoded.reset.is_empty() => {
                 self.files.replace(&[(file.name(), &content)], Former::Drop)?;

@@ -15,7 +15,8 @@
 //!   listed has its volumes and its network resource on record.
 //! - One process uses the directory at a time; the locked pidfile sees to that.
 //!
-//! Beside them lie `identity.json` (the name of this node, [`Identity`]) and `running` ([`RunMarker`], tells an unclean end).
+//! Beside them lie `identity.json` (the name of this node, [`Identity`]), `running` ([`RunMarker`], tells an unclean end) and, from a loss until all guests
+//! are entered again, `rebuild` ([`Loaded::lost`]).
 //!
 //! The **journal** ([`journal`]) is a fourth file of this directory, `journal.data`: a transaction changes the host in several steps and then the
 //! books, and a crash in between would leave volumes or domains that no file knows. What it lists at start is finished or taken back
@@ -30,6 +31,7 @@ mod identity;
 pub mod journal;
 mod load;
 mod look;
+mod loss;
 mod marker;
 mod writer;
 

@@ -23,22 +23,38 @@ pub(crate) struct Refusal {
     pub(crate) errno: Errno,
 }
 
+/// How much a write at the end of a file leaves there when it is refused: as much as a disk that fills up, or one whose flush fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// Half of it; of several lines, whole ones.
+    #[default]
+    Half,
+    /// All of it.
+    Whole,
+}
+
 /// The disk's end in the test's hands. Clones are the same disk.
 #[derive(Clone, Default)]
 pub(crate) struct TestDisk {
     process: SimProcess,
     refusal: Arc<Mutex<(u64, Option<Refusal>)>>,
+    leaves: Arc<Mutex<Leaves>>,
 }
 
 impl TestDisk {
     /// The disk of this process.
     pub(crate) fn new(process: SimProcess) -> Self {
-        Self { process, refusal: Arc::default() }
+        Self { process, refusal: Arc::default(), leaves: Arc::default() }
     }
 
     /// Counts changes from here.
     pub(crate) fn refuse(&self, refusal: Option<Refusal>) {
         *self.refusal.lock() = (0, refusal);
+    }
+
+    /// What the end of a file holds after a refusal.
+    pub(crate) fn leave(&self, leaves: Leaves) {
+        *self.leaves.lock() = leaves;
     }
 
     /// Changes since then.
@@ -94,7 +110,24 @@ impl Disk for TestDisk {
 
     fn append(&self, path: &Path, content: &[u8], _sync: bool) -> io::Result<()> {
         let write = |content: &[u8]| OpenOptions::new().append(true).open(path)?.write_all(content);
-        self.change(|| drop(write(&content[..content.len() / 2])), || write(content))
+        let left = match *self.leaves.lock() {
+            Leaves::Half => content.len() / 2,
+            Leaves::Whole => content.len(),
+        };
+        self.change(|| drop(write(&content[..left])), || write(content))
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        RealDisk.length(path)
+    }
+
+    /// A full disk does not refuse it.
+    fn cut(&self, path: &Path, length: u64) -> io::Result<()> {
+        let is_full = matches!(self.refusal.lock().1, Some(Refusal { errno: Errno::ENOSPC, .. }));
+        if is_full && !self.process.is_dead() {
+            return RealDisk.cut(path, length);
+        }
+        self.change(|| {}, || RealDisk.cut(path, length))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -12,7 +12,7 @@ use super::files::{Files, Former};
 use super::journal::{self, Journal, JournalWriter};
 use super::load::{load, KeptParts};
 use super::look::Onlooker;
-use super::{batch, identity, marker, DataFile, Identity, Loaded, RunMarker, Source, StoreError};
+use super::{batch, identity, loss, marker, DataFile, Identity, Loaded, Notice, RunMarker, Source, StoreError};
 
 /// The handle of whoever changes a book. Clones share the writer.
 #[derive(Clone)]
@@ -56,16 +56,19 @@ impl Store {
         let files = Files::new(Arc::new(Onlooker), directory);
         let (mut loaded, _) = load(&files, default_bridge, "a-start")?;
         let (_, _, notices) = Journal::open(&files, "a-start")?;
+        loaded.lost |= notices.iter().any(Notice::is_loss);
         loaded.notices.extend(notices);
         Ok(loaded)
     }
 
     pub(super) fn open_on(disk: Arc<dyn Disk>, directory: &Path, default_bridge: &str, time: &str) -> Result<Opened, StoreError> {
         let files = Files::new(disk, directory);
-        let names: Vec<&str> = DataFile::ALL.map(DataFile::name).into_iter().chain([identity::NAME, marker::NAME, journal::NAME]).collect();
+        let names: Vec<&str> =
+            DataFile::ALL.map(DataFile::name).into_iter().chain([identity::NAME, marker::NAME, loss::NAME, journal::NAME]).collect();
         files.prepare(&names)?;
         let (mut loaded, kept) = load(&files, default_bridge, time)?;
         let (journal, journal_writer, notices) = Journal::open(&files, time)?;
+        loaded.lost |= notices.iter().any(Notice::is_loss);
         loaded.notices.extend(notices);
         let (queue, requests) = mpsc::unbounded_channel();
         let shelf = Arc::new(Shelf { files: files.clone(), kept });
@@ -112,6 +115,15 @@ impl Store {
     /// The file can't be read or written.
     pub fn identity(&self, mac: [u8; 6]) -> Result<Identity, StoreError> {
         Identity::load(&self.files, mac)
+    }
+
+    /// What was lost is in the books again, and they are written: later starts need not look for it.
+    ///
+    /// # Errors
+    /// The mark can't be removed: the next start looks once more.
+    pub async fn made_good(&self) -> Result<(), StoreError> {
+        let files = self.files.clone();
+        batch::blocking(move || loss::clear(&files)).await?
     }
 
     /// Notes that the service runs and tells whether the run before ended without saying so. Blocks on the disk.

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::{timeout_at, Instant};
 
 use crate::model::{GuestId, SessionId};
 use crate::proto::message::{Key, Message, MessageId};
@@ -125,6 +126,22 @@ impl Context {
     pub fn fail(&self, reason: &str) -> bool {
         let message = Message::new(self.answer.unwrap_or(self.request.id.response())).failed(bounded(reason));
         self.respond(message).is_ok()
+    }
+
+    /// [`Node::layout`] for reading, at most until the deadline.
+    pub(in crate::txn) async fn read_layout(&self) -> Result<RwLockReadGuard<'_, ()>, Failure> {
+        let held = timeout_at(self.deadline, self.node.layout.read()).await;
+        held.map_err(|_| Failure::refused("no volume can be made now: the storage pools are being changed, and that has not ended in time"))
+    }
+
+    /// [`Node::layout`] for writing, at most until the deadline: behind whoever waits for it, everybody waits who makes a volume.
+    pub(in crate::txn) async fn write_layout(&self) -> Result<RwLockWriteGuard<'_, ()>, Failure> {
+        let held = timeout_at(self.deadline, self.node.layout.write()).await;
+        held.map_err(|_| {
+            Failure::refused(
+                "the storage pools can't be changed now: volumes are being made, perhaps on a file server that does not answer; nothing was changed",
+            )
+        })
     }
 
     /// True once an answer is out.

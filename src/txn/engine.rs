@@ -22,6 +22,12 @@ use super::handlers::{self, Entry};
 use super::session::{SessionTable, NO_SESSION, SESSIONS};
 use super::{recovery, Context, Failure, Node};
 
+/// Until when a request has its answer, in a domain of this timeout. One tenth of it is kept back, because the Core's own clock runs since before
+/// the request arrived (contract §5.3).
+pub fn answer_time(timeout: Duration) -> Duration {
+    timeout - timeout / 10
+}
+
 /// Runs transactions.
 pub struct Engine {
     node: Arc<Node>,
@@ -33,14 +39,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine whose answers are out within `timeout`, the domain's configured timeout. One tenth of it is kept
-    /// back, because the Core's own clock runs since before the request arrived (contract §5.3).
+    /// An engine whose answers are out within `timeout`, the domain's configured timeout; see [`answer_time`].
     pub fn new(node: Arc<Node>, timeout: Duration) -> Self {
         Self {
             node,
             sessions: SessionTable::new(),
             tasks: JoinSet::new(),
-            answer_within: timeout - timeout / 10,
+            answer_within: answer_time(timeout),
             closed: false,
             audit: Audit::default(),
         }

@@ -40,6 +40,6 @@ pub mod usage;
 mod volumes;
 
 pub use context::{Context, Outbox};
-pub use engine::Engine;
+pub use engine::{answer_time, Engine};
 pub use failure::Failure;
 pub use node::Node;

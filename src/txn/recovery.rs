@@ -28,7 +28,7 @@ use super::node::jobs::Job;
 use super::undo::{is_move, resolve, Resolved, Silent};
 use super::volumes::live;
 use super::{audit, missed, Failure, Node};
-use crate::model::{GuestId, Pool, VolumeGroup};
+use crate::model::{GuestId, Pool};
 use crate::store::journal::{Course, Intent, OpenRecord};
 use crate::store::DataFile;
 use turn::Turn;
@@ -186,7 +186,8 @@ async fn remove(node: &Arc<Node>, id: GuestId) -> Result<(), Failure> {
     // With a job, so that the vanished domain surprises nobody.
     let _job = node.jobs.acquire(id, Job::Delete, Instant::now() + PATIENCE).await?;
     node.host.hypervisor.undefine(id).await?;
-    let group: VolumeGroup = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
+    let config = node.books.guest(id)?.config;
+    let group = remains::volumes(node, &config)?;
     remains::delete_volumes(node, id, &group).await?;
     node.books.lock().remove(id);
     node.missed.keep(missed::broken_off(id));

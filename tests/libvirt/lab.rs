@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, Mutex, MutexGuard};
 
 /// Longest wait for anything; a failure, not a measure.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// libvirtd is restarted by some tests, so they follow each other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());

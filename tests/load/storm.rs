@@ -64,6 +64,9 @@ async fn storm(end: CoreEnd, loss: u8) {
     );
     assert_eq!(refused, 0, "the hanging ones keep others out");
     assert!(slowest <= TIMEOUT, "the slowest answer took {slowest:?}");
+    if matches!(end, CoreEnd::Quick) && loss == 0 {
+        assert!(slowest_quick < TIMEOUT / 4, "a quick one took {slowest_quick:?}");
+    }
     assert!(domain.longest_silence < LOST, "silent for {:?}", domain.longest_silence);
     assert_eq!(domain.troubles, [""; 0]);
     assert_eq!(domain.engine.active(), 0);

@@ -75,7 +75,7 @@ fn a_debian_guest_takes_its_cloud_configuration_and_answers_through_its_agent() 
     let lab = Lab::up(1);
     let core = TestCore::with_addresses(&lab, "dhcp");
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, PATIENCE);
+    core.joined(&cell);
     let (name, guest) = (cell.name(), start_debian(&core, &cell));
     let first = report(&cell, guest, 1);
     check(&first, &ADDRESSED);
@@ -107,7 +107,7 @@ fn a_debian_guest_gets_its_network_from_its_seed_where_nobody_answers_dhcp() {
     let lab = Lab::up(1);
     let core = TestCore::with_addresses(&lab, "cloudinit");
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, PATIENCE);
+    core.joined(&cell);
     let guest = start_debian(&core, &cell);
     let first = report(&cell, guest, 1);
     check(&first, &ADDRESSED);

@@ -15,7 +15,6 @@ use serde_json::Value;
 use crate::images::{image_server, source};
 use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
 
-const JOIN: Duration = Duration::from_secs(30);
 pub const POOL: &str = "/var/lib/libvirt/images/local0";
 const MIB: u64 = 1 << 20;
 /// The first byte of the image.
@@ -86,7 +85,7 @@ impl Stage {
         let doom = self.doom.display();
         let places: Vec<String> = self.kinds.iter().map(|kind| format!("{kind}=return({doom})")).collect();
         self.cell.start_mortal(&places.join(";"));
-        self.core.joined(&self.cell, JOIN);
+        self.core.joined(&self.cell);
     }
 
     /// Asks with death at the `place`th place; whether a success was told, and whether it died.
@@ -153,7 +152,9 @@ impl Stage {
     pub fn remove(&self, guest: GuestId) {
         let name = self.cell.name();
         let request = || about(MessageId::DELETE_GUEST_REQUEST, guest);
-        eventually("the guest can be deleted", PATIENCE, || self.core.wait(self.core.request(&name, request())).is_ok());
+        eventually("the guest can be deleted", PATIENCE, || {
+            self.core.wait(self.core.request(&name, request())).is_ok() || !self.has(guest)
+        });
     }
 
     /// Fills the image server's image; its size.

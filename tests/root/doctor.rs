@@ -1,16 +1,13 @@
 //! `cell doctor` on a real host: ready before the first start, clean beside the service, and drifts made with other tools found and repaired.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
-
 use corelet::requests::StopMode;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::lab::{Cell, Lab, TestCore};
 use crate::takeover::{fixture, rebuild};
 
-const JOIN: Duration = Duration::from_secs(15);
 const POOL: &str = "/var/lib/libvirt/images/local0";
 
 /// Exit status and report of `cell doctor`.
@@ -42,7 +39,7 @@ fn drifts_made_with_other_tools_are_found_and_repaired_while_guests_run() {
     let cell = Cell::install(lab.cell(1), "nano");
     assert_clean(&look(&cell, &[]));
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (running, lost, other) =
         (core.bootable_guest(&cell, "doctor.running"), core.bootable_guest(&cell, "doctor.lost"), core.blank_guest(&cell, "doctor.other"));
     core.boot(&cell, running);
@@ -110,7 +107,7 @@ fn drifts_made_with_other_tools_are_found_and_repaired_while_guests_run() {
     assert_clean(&look(&cell, &[]));
 
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     assert_clean(&look(&cell, &[]));
     core.boot(&cell, lost);
     assert_eq!(core.wait(core.get_status(&cell.name(), other)).unwrap().disks, [2 << 20]);
@@ -150,7 +147,7 @@ fn the_host_of_a_reference_cell_is_understood_before_and_after_it_is_taken_over(
     let (status, report) = look(&cell, &[]);
     assert_eq!((status, codes(&report)), (1, set(&["filters.different"])), "{report:#}");
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (status, report) = look(&cell, &[]);
     assert_eq!((status, codes(&report)), (1, set(&["filters.different"])), "{report:#}");
     cell.stop();

@@ -1,13 +1,9 @@
 //! The domain: who finds whom, over a network as bad as networks get.
 
-use std::time::Duration;
-
 use corelet::requests::StopMode;
 use corelet::Event;
 
 use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
-
-const JOIN: Duration = Duration::from_secs(15);
 
 #[test]
 #[ignore = "needs root, libvirt and QEMU"]
@@ -16,7 +12,7 @@ fn no_transaction_fails_while_a_fifth_of_the_packets_is_lost_each_way() {
     lab.cell(1).loss(20);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, PATIENCE);
+    core.joined(&cell);
     let name = cell.name();
     for round in 0..5 {
         let guest = core.bootable_guest(&cell, &format!("domain.loss{round}"));
@@ -41,7 +37,7 @@ fn a_core_of_another_domain_is_left_alone() {
     let stranger = TestCore::of_domain(&lab, "other");
     let cell = Cell::started(lab.cell(1), "nano");
     let core = TestCore::start(&lab);
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     assert!(stranger.cells().is_empty(), "it joined a Core of another domain");
     assert!(stranger.all_events().try_next().is_none(), "it spoke to a Core of another domain");
 }
@@ -53,7 +49,7 @@ fn two_cells_share_a_domain() {
     let core = TestCore::start(&lab);
     let cells = [1, 2].map(|number| Cell::started(lab.cell(number), "nano"));
     for cell in &cells {
-        core.joined(cell, JOIN);
+        core.joined(cell);
     }
     assert_ne!(cells[0].name(), cells[1].name());
     let guests = cells.each_ref().map(|cell| core.bootable_guest(cell, &format!("domain.{}", cell.name().to_lowercase())));
@@ -68,7 +64,7 @@ fn two_cells_share_a_domain() {
     assert!(core.running(&cells[1], guests[1]).unwrap());
     core.halt(&cells[1], guests[1], StopMode::Graceful);
     cells[0].start();
-    eventually("the first is back", Duration::from_secs(5), || core.running(&cells[0], guests[0]).is_ok_and(|running| running));
+    eventually("the first is back", PATIENCE, || core.says(&cells[0], guests[0], true));
 }
 
 #[test]
@@ -77,13 +73,13 @@ fn a_cable_pulled_and_put_back_costs_no_more_than_the_time_it_was_out() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "domain.cable");
     let mut events = core.events();
     lab.cell(1).link("down");
     core.expect(&mut events, "the Core misses it", |event| matches!(event, Event::CellLost { .. } | Event::CellLeft { .. }));
     lab.cell(1).link("up");
-    eventually("the Core can use it again", Duration::from_secs(20), || core.running(&cell, guest).is_ok());
+    eventually("the Core can use it again", PATIENCE, || core.says(&cell, guest, false));
 }
 
 #[test]
@@ -92,7 +88,7 @@ fn strangers_and_garbage_do_not_end_the_connection() {
     let lab = Lab::up(2);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.blank_guest(&cell, "domain.garbage");
     let port = core.cell(&cell.name()).unwrap().address.port();
     let mut events = core.events();

@@ -9,18 +9,13 @@ use nix::sys::signal::Signal;
 use crate::crash::about;
 use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
 
-const JOIN: Duration = Duration::from_secs(15);
-
-/// The promise for a service or a Core that comes back, and for libvirt.
-const USABLE_AGAIN: Duration = Duration::from_secs(5);
-
 #[test]
 #[ignore = "needs root, libvirt and QEMU"]
 fn a_restart_of_libvirtd_is_survived() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "faults.libvirtd");
     core.boot(&cell, guest);
     let (domain, service) = (core.wait(core.get_guest(&cell.name(), guest)).unwrap().name, cell.pid());
@@ -28,7 +23,8 @@ fn a_restart_of_libvirtd_is_survived() {
         let qemu = cell.host().qemu_pid(&domain);
         cell.host().libvirtd(how);
         cell.host().libvirtd("start");
-        eventually("status works again", USABLE_AGAIN, || core.running(&cell, guest).is_ok_and(|running| running));
+        let again = eventually("status works again", PATIENCE, || core.says(&cell, guest, true));
+        println!("usable {again:?} after libvirtd was started again");
         assert_eq!(cell.host().qemu_pid(&domain), qemu, "the guest was touched");
 
         // everything else works too, and so do events
@@ -50,7 +46,7 @@ fn a_guest_stopped_while_libvirtd_was_away_is_reported() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "faults.away");
     core.boot(&cell, guest);
     let qemu = cell.host().qemu_pid(&core.wait(core.get_guest(&cell.name(), guest)).unwrap().name);
@@ -69,7 +65,7 @@ fn the_service_is_killed_and_comes_back() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "faults.killed");
     core.boot(&cell, guest);
     let domain = core.wait(core.get_guest(&cell.name(), guest)).unwrap().name;
@@ -78,7 +74,7 @@ fn the_service_is_killed_and_comes_back() {
         cell.kill();
         let begin = Instant::now();
         cell.start();
-        eventually("the Core can use it again", USABLE_AGAIN, || core.running(&cell, guest).is_ok_and(|running| running));
+        eventually("the Core can use it again", PATIENCE, || core.says(&cell, guest, true));
         println!("usable {:?} after the restart", begin.elapsed());
         assert_eq!(cell.host().qemu_pid(&domain), qemu, "the guest was touched");
     }
@@ -92,7 +88,7 @@ fn stop_and_start_leave_the_guests_running() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "faults.upgrade");
     core.boot(&cell, guest);
     let domain = core.wait(core.get_guest(&cell.name(), guest)).unwrap().name;
@@ -110,7 +106,7 @@ fn stop_and_start_leave_the_guests_running() {
     assert_eq!(cell.host().state_of(&domain), "running");
     cell.start();
     assert_eq!(cell.cli(&["status"]).status.code(), Some(0));
-    core.joined(&cell, USABLE_AGAIN);
+    core.joined(&cell);
     assert!(core.running(&cell, guest).unwrap());
     assert_eq!(cell.host().qemu_pid(&domain), qemu);
 }
@@ -121,13 +117,13 @@ fn the_core_crashes_and_comes_back() {
     let lab = Lab::up(1);
     let cell = Cell::started(lab.cell(1), "nano"); // before there is a Core
     let core = TestCore::start(&lab);
-    core.joined(&cell, USABLE_AGAIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "faults.core");
     core.boot(&cell, guest);
     core.crash();
 
     let core = TestCore::start(&lab);
-    core.joined(&cell, Duration::from_secs(20)); // 9 s of silence until a peer counts as lost
+    core.joined(&cell); // 9 s of silence until a peer counts as lost
     let known = core.guest(&cell.name(), guest).expect("the new Core is told of the guest");
     assert!(known.running && known.created);
     assert!(core.running(&cell, guest).unwrap());
@@ -140,7 +136,7 @@ fn a_stuck_guest_delays_no_other() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (stuck, other) = (core.bootable_guest(&cell, "faults.stuck"), core.bootable_guest(&cell, "faults.free"));
     core.boot(&cell, stuck);
     core.boot(&cell, other);
@@ -169,7 +165,7 @@ fn a_stuck_guest_delays_no_other() {
 
     core.halt(&cell, other, StopMode::Force);
     cell.host().signal(qemu, Signal::SIGCONT);
-    eventually("the guest obeys again", Duration::from_secs(30), || core.running(&cell, stuck).is_ok_and(|running| running));
+    eventually("the guest obeys again", Duration::from_secs(30), || core.says(&cell, stuck, true));
     core.halt(&cell, stuck, StopMode::Force);
 }
 
@@ -190,7 +186,7 @@ fn read_only_data_refuses_changes_and_nothing_else() {
         eventually("it is mounted anew", PATIENCE, || mount().status.success());
     };
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (name, service, guest) = (cell.name(), cell.pid(), core.blank_guest(&cell, "faults.kept"));
     let seen = || {
         let files =
@@ -199,6 +195,7 @@ fn read_only_data_refuses_changes_and_nothing_else() {
             .run("sh", &["-c", "virsh -q nwfilter-list; for id in $(virsh -q list --all --uuid); do virsh dumpxml --inactive $id; done"]);
         [files, definitions]
     };
+    eventually("nothing is open", PATIENCE, || cell::store::journal::read(&cell.home().join("data")).unwrap().is_empty());
     let before = seen();
 
     let create = CreateGuest { memory: 32 << 20, ..CreateGuest::blank(&format!("faults.later-{}", std::process::id()), 1 << 20) };

@@ -6,12 +6,10 @@ use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use corelet::requests::{CreateGuest, StopMode};
 use corelet::RequestError;
-use serde_json::Value;
 
-use crate::lab::{eventually, Cell, Host, Lab, TestCore, PATIENCE};
+use crate::lab::{eventually, eventually_some, Cell, Host, Lab, TestCore, PATIENCE};
 use crate::snapshots::{last_number, sector_of};
 
-const JOIN: Duration = Duration::from_secs(15);
 const POOL: &str = "/var/lib/libvirt/images/local0";
 const MIB: u64 = 1 << 20;
 /// Longest wait for a guest to go on: the watch looks every ten seconds, and a machine may be busy.
@@ -33,7 +31,7 @@ fn free(host: &Host, directory: &str) {
 }
 
 fn held(cell: &Cell) -> Vec<String> {
-    let status: Value = serde_json::from_slice(&cell.cli(&["status", "--json"]).stdout).unwrap();
+    let status = eventually_some("the service tells how it is", PATIENCE, || cell.status());
     serde_json::from_value(status["service"]["held_guests"].clone()).unwrap_or_default()
 }
 
@@ -44,7 +42,7 @@ fn a_guest_whose_pool_is_full_is_held_and_told_and_goes_on_when_there_is_space()
     let core = TestCore::start(&lab);
     mount(&lab.cell(1), POOL, 8);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (host, name) = (cell.host(), format!("full.pool-{}", std::process::id()));
     let request = CreateGuest { memory: 32 * MIB, ..CreateGuest::blank(&name, MIB) };
     let guest = core.wait(core.create_and_wait(&cell.name(), &request, PATIENCE)).unwrap().id;
@@ -58,7 +56,7 @@ fn a_guest_whose_pool_is_full_is_held_and_told_and_goes_on_when_there_is_space()
     eventually("the service tells it", PATIENCE, || held(&cell).len() == 1);
     let told = held(&cell).remove(0);
     assert!(told.starts_with(&name) && told.contains("_sys.qcow2") && told.contains("no space"), "{told}");
-    assert!(cell.file("log/cell.log").contains("QEMU holds the guest"));
+    eventually("it is logged", PATIENCE, || cell.file("log/cell.log").contains("QEMU holds the guest"));
     assert!(core.running(&cell, guest).unwrap(), "for the Core it runs");
     let refused = core.wait(core.create_and_wait(&cell.name(), &CreateGuest::blank(&format!("{name}-b"), MIB), PATIENCE));
     assert!(refused.is_err(), "there is no space for another");
@@ -70,7 +68,7 @@ fn a_guest_whose_pool_is_full_is_held_and_told_and_goes_on_when_there_is_space()
     // A service that comes up finds it as well.
     cell.stop();
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     eventually("the service tells it again", PATIENCE, || held(&cell).len() == 1);
     assert!(core.running(&cell, guest).unwrap());
 
@@ -106,11 +104,11 @@ fn a_full_data_directory_and_a_full_log_cost_no_answer() {
         mount(&lab.cell(1), directory, 2);
     }
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (host, pid) = (cell.host(), cell.pid());
     let guest = core.blank_guest(&cell, "full.data");
     core.wait(core.start_guest(&cell.name(), guest)).unwrap();
-    eventually("the guest runs", PATIENCE, || core.running(&cell, guest).unwrap());
+    eventually("the guest runs", PATIENCE, || core.says(&cell, guest, true));
     let instances = || cell.host().run("cat", &[&format!("{data}/instance.data")]);
     let before = instances();
     fill(host, &data);
@@ -143,7 +141,7 @@ fn a_full_data_directory_and_a_full_log_cost_no_answer() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("free space on this file system"), "{refused:?}");
     free(host, &data);
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     core.remove(&cell, guest);
     assert_eq!(cell.cli(&["doctor"]).status.code(), Some(0), "{}", String::from_utf8_lossy(&cell.cli(&["doctor"]).stdout));
 }

@@ -1,16 +1,13 @@
 //! Disk images: from a guest, to guests, into a guest's place, and what happens when they don't come.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use cell::model::GuestId;
 use corelet::images::{BodyFault, Faults, ImageServer, ImageServerConfig};
 use corelet::requests::{CreateGuest, ImageSource, StopMode};
 use corelet::{CreateError, Event};
+use std::net::SocketAddr;
 
 use crate::lab::{eventually, Cell, Lab, TestCore, CORE_ADDRESS, PATIENCE};
 
-const JOIN: Duration = Duration::from_secs(15);
 const IMAGE: &str = "5e0d4a4e-boots";
 
 /// An image server on the Core's host, with an empty directory.
@@ -51,7 +48,7 @@ fn an_image_made_from_a_guest_boots_in_others_and_replaces_their_system() {
     let core = TestCore::start(&lab);
     let (server, _directory) = image_server(&core);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
 
     let original = core.bootable_guest(&cell, "images.original");
     let size = core.wait(core.create_disk_image(&cell.name(), original, &source(0), |_| {})).unwrap();
@@ -93,7 +90,7 @@ fn an_image_that_does_not_come_whole_costs_nothing() {
     let core = TestCore::start(&lab);
     let (server, _directory) = image_server(&core);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.bootable_guest(&cell, "images.kept");
     let size = core.wait(core.create_disk_image(&cell.name(), guest, &source(0), |_| {})).unwrap();
 
@@ -117,7 +114,7 @@ fn an_image_that_does_not_come_whole_costs_nothing() {
     eventually("both transfers are under way", PATIENCE, || left_beside(&cell).lines().count() == 2);
     cell.kill();
     cell.start();
-    core.joined(&cell, Duration::from_secs(30));
+    core.joined(&cell);
     eventually("the Core knows what is left", PATIENCE, || core.guest(&cell.name(), unfinished).is_none());
     assert_eq!(left_beside(&cell), "");
     assert!(!cell.host().virsh(&["list", "--all", "--name"]).contains("images.killed"));

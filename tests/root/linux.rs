@@ -1,14 +1,12 @@
 //! A Linux guest with QEMU's guest agent: its password, and snapshots while it writes to a file system.
 
-use std::time::Duration;
-
 use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use corelet::requests::{CreateGuest, StopMode, TemplateNumbers};
 use corelet::{Event, RequestError};
 
 use crate::cloudinit::is_hash_of;
-use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
+use crate::lab::{eventually, Cell, Lab, TestCore, BOOT, PATIENCE};
 
 const ASSIGNED: &str = "10.226.0.50";
 const PASSWORD: &str = "another one";
@@ -16,8 +14,12 @@ const POOL: &str = "/var/lib/libvirt/images/local0";
 const MIB: u64 = 1 << 20;
 /// Size of the disk; most of it is the file system that the guest writes to.
 const DISK: u64 = 256 * MIB;
-/// Longest wait for Linux to boot under emulation on a busy machine.
-const BOOT: Duration = Duration::from_secs(120);
+
+/// What the log says of a snapshot, and of a guest whose agent was late.
+const FROZEN: &str = "file systems were frozen for";
+const UNFROZEN: &str = "the snapshot is taken without freezing its file systems";
+const UNTHAWED: &str = "its agent has not thawed its file systems";
+const THAWED: &str = "the guest's file systems are thawed now";
 
 struct Linux<'a> {
     core: &'a TestCore,
@@ -45,8 +47,8 @@ impl<'a> Linux<'a> {
     /// replayed, and what had been written.
     fn boot(&self, boot: usize) -> (u32, u32) {
         self.core.wait(self.core.start_guest(&self.cell.name(), self.id)).unwrap();
-        let ready = || self.cell.serial(self.id).matches("guest: ready").count() >= boot;
-        eventually("the guest is ready", BOOT, ready);
+        let said = |what: &str| self.cell.serial(self.id).matches(what).count() >= boot;
+        eventually("the guest is ready and has a file system", BOOT, || said("guest: ready") && said("guest: data "));
         let said = self.cell.serial(self.id).replace('\r', "");
         let line = said.lines().filter_map(|line| line.strip_prefix("guest: data ")).nth(boot - 1).unwrap_or_else(|| panic!("{said}"));
         let mut numbers = line.split(' ').map(|number| number.parse().unwrap_or(0));
@@ -66,7 +68,7 @@ impl<'a> Linux<'a> {
     }
 
     fn agent(&self, command: &str) -> String {
-        self.cell.host().virsh(&["qemu-agent-command", &self.domain, command])
+        self.cell.host().virsh(&["qemu-agent-command", "--timeout", "120", &self.domain, command])
     }
 
     fn book(&self) -> serde_json::Value {
@@ -94,11 +96,24 @@ impl<'a> Linux<'a> {
         eventually("the guest writes", BOOT, || written() > before + 8 * MIB);
     }
 
-    /// Its file systems were frozen so often, as the log says.
-    fn was_frozen(&self, times: usize) {
-        let told = || self.cell.file("log/cell.log").matches("file systems were frozen for").count();
-        eventually("the freeze is told", PATIENCE, || told() >= times);
-        assert_eq!(told(), times);
+    /// How often the log says this.
+    fn told(&self, what: &str) -> usize {
+        self.cell.file("log/cell.log").matches(what).count()
+    }
+
+    /// Asks for something that freezes its file systems until they were frozen: an agent that is late is done without. `take_back` comes before another try.
+    fn frozen_for(&self, ask: impl Fn(), take_back: impl Fn()) {
+        eventually("its file systems are frozen", BOOT, || {
+            let said = || [FROZEN, UNFROZEN, UNTHAWED].map(|what| self.told(what));
+            let before = said();
+            ask();
+            eventually("it is said", PATIENCE, || said() != before);
+            let is_frozen = said()[0] > before[0];
+            if !is_frozen {
+                take_back();
+            }
+            is_frozen
+        });
     }
 }
 
@@ -108,7 +123,7 @@ fn a_linux_guest_with_an_agent_is_snapshotted_under_load_and_restored_to_the_byt
     let lab = Lab::up(1);
     let core = TestCore::with_addresses(&lab, "dhcp");
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, PATIENCE);
+    core.joined(&cell);
     let guest = Linux::new(&core, &cell, DISK);
     let (name, host) = (cell.name(), cell.host());
     let mut events = core.events();
@@ -121,8 +136,8 @@ fn a_linux_guest_with_an_agent_is_snapshotted_under_load_and_restored_to_the_byt
         .string(Key::Guest, guest.id.to_string())
         .string(Key::User, "root")
         .string(Key::Secret, PASSWORD);
-    let answer = core.wait(core.exchange(&name, change)).unwrap();
-    assert!(answer.success, "{}", answer.error);
+    // The agent has 5 s for it, which an emulated one may exceed.
+    eventually("the agent sets it", BOOT, || core.wait(core.exchange(&name, change.clone())).is_ok_and(|answer| answer.success));
     let hash = || {
         let said = cell.serial(guest.id).replace('\r', "");
         said.lines().filter_map(|line| line.strip_prefix("guest: password ")).next_back().map(str::to_owned)
@@ -131,8 +146,7 @@ fn a_linux_guest_with_an_agent_is_snapshotted_under_load_and_restored_to_the_byt
 
     // with its file systems frozen
     guest.writes();
-    guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "one");
-    guest.was_frozen(1);
+    guest.frozen_for(|| guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "one"), || guest.done(MessageId::DELETE_SNAPSHOT_REQUEST, "one"));
     let copy = host.home().join("one.raw");
     let copy = copy.to_str().unwrap();
     host.run("qemu-img", &["convert", "-U", "-f", "qcow2", "-O", "raw", &guest.frozen("one"), copy]);
@@ -141,19 +155,22 @@ fn a_linux_guest_with_an_agent_is_snapshotted_under_load_and_restored_to_the_byt
     // libvirt refuses in the middle: everything is thawed and as it was
     let elsewhere = host.home().join("copy.qcow2");
     host.virsh(&["blockcopy", &guest.domain, "sda", elsewhere.to_str().unwrap(), "--transient-job"]);
-    let refused = guest.snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, "two").unwrap_err();
-    assert!(refused.to_string().contains("block job"), "{refused}");
+    let refused = || {
+        let refused = guest.snapshot(MessageId::CREATE_SNAPSHOT_REQUEST, "two").unwrap_err();
+        assert!(refused.to_string().contains("block job"), "{refused}");
+    };
+    guest.frozen_for(refused, || ());
     host.virsh(&["blockjob", &guest.domain, "sda", "--abort"]);
-    guest.was_frozen(2);
     assert!(guest.agent(r#"{"execute":"guest-fsfreeze-status"}"#).contains("thawed"));
     guest.writes();
 
     // an agent that hangs in the freeze, and freezes when nobody waits for it any more
     guest.agent(r#"{"execute":"guest-file-open","arguments":{"path":"/run/hang","mode":"w"}}"#);
+    let before = [FROZEN, UNFROZEN, THAWED].map(|what| guest.told(what));
     guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "two");
-    eventually("it is said", PATIENCE, || cell.file("log/cell.log").contains("the snapshot is taken without freezing its file systems"));
-    guest.was_frozen(2);
-    eventually("it is thawed late", BOOT, || cell.file("log/cell.log").contains("the guest's file systems are thawed now"));
+    eventually("it is said", PATIENCE, || guest.told(UNFROZEN) > before[1]);
+    assert_eq!(guest.told(FROZEN), before[0]);
+    eventually("it is thawed late", BOOT, || guest.told(THAWED) > before[2]);
     guest.writes();
 
     // the youngest goes from beneath it
@@ -179,7 +196,7 @@ fn the_serial_log_of_a_linux_guest_that_prints_a_lot_is_bounded() {
     let lab = Lab::up(1);
     let core = TestCore::with_addresses(&lab, "dhcp");
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, PATIENCE);
+    core.joined(&cell);
     let guest = Linux::new(&core, &cell, DISK);
     guest.boot(1);
     let print =

@@ -17,8 +17,6 @@ use crate::crash::share_of_today;
 use crate::lab::{eventually, eventually_some, Cell, Lab, TestCore, PATIENCE, SHARED_POOL};
 use crate::migration::Copies;
 
-const JOIN: Duration = Duration::from_secs(30);
-
 /// Longest wait for what a machine that is busy may take long for: a start, a claim that is looked at now and then.
 const LONG: Duration = Duration::from_secs(90);
 
@@ -198,7 +196,7 @@ fn start(core: &TestCore, cell: &Cell) {
     let doom = doom(cell);
     let _ = std::fs::remove_file(&doom);
     cell.start_mortal(&format!("data=return({0});host=return({0})", doom.display()));
-    core.joined(cell, JOIN);
+    core.joined(cell);
 }
 
 fn is_idle(cell: &Cell) -> bool {

@@ -1,16 +1,13 @@
 //! What a real Core once asked the reference Cell, asked again: the answers mean the same, but for what differs on purpose.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use corelet::images::{ImageServer, ImageServerConfig};
 use corelet::replay::{self, Options, Outcome, Replayed};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use tokio_util::sync::CancellationToken;
 
 use crate::lab::{Cell, Lab, TestCore, CORE_ADDRESS};
 
-const JOIN: Duration = Duration::from_secs(15);
 const CAPTURES: [(&str, &str); 3] = [
     ("addresses", include_str!("../vectors/addresses-messages.jsonl")),
     ("images", include_str!("../vectors/images-messages.jsonl")),
@@ -31,7 +28,7 @@ fn captured_requests_get_answers_of_the_same_meaning() {
     let config = ImageServerConfig { directory: directory.path().to_owned(), listen, tls: true };
     let server = core.inside(async move { ImageServer::start(config).await.unwrap() });
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let options = Options { images: Some(server.address()), equal_guests: true, ..Options::default() };
     let mut reasons = BTreeSet::new();
     for (name, capture) in CAPTURES {

@@ -15,12 +15,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::lab::{eventually, Cell, Lab, TestCore, CORE_ADDRESS, PATIENCE};
-
-const JOIN: Duration = Duration::from_secs(15);
+use crate::lab::{eventually, eventually_some, Cell, Lab, TestCore, CORE_ADDRESS, PATIENCE};
 
 fn status(cell: &Cell) -> Value {
-    serde_json::from_slice(&cell.cli(&["status", "--json"]).stdout).unwrap()
+    eventually_some("the service tells how it is", PATIENCE, || cell.status())
 }
 
 /// The service's sockets towards the Core, as the kernel lists them.
@@ -73,7 +71,7 @@ fn a_stranger_beside_the_core_and_in_its_name_changes_nothing() {
     // Another one of the same domain, which answers the same pings.
     let stranger = TestCore::named(&lab, "Core_strange", 5700);
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (name, guest) = (cell.name(), core.blank_guest(&cell, "security.stranger"));
     assert_eq!(status(&cell)["service"]["core"], "Core_mine");
 
@@ -91,17 +89,17 @@ fn a_stranger_beside_the_core_and_in_its_name_changes_nothing() {
     assert!(core.wait(core.get_status(&name, guest)).is_ok());
     assert_eq!(ports_towards_core(&cell), ports, "the connection was given up");
     assert!(memory() < before + 8 * 1024, "{before} kB have become {}", memory());
+    eventually("it is logged", PATIENCE, || cell.file("log/cell.log").contains("ignored a datagram on the connection"));
     let log = cell.file("log/cell.log");
-    assert!(log.contains("ignored a datagram on the connection"), "{log}");
     assert!(log.lines().filter(|line| line.contains("ignored a datagram")).count() < 50, "the log is flooded");
 
     // While its own Core is away, the stranger answers, and gets nothing.
     core.crash();
-    eventually("the stranger is found out", Duration::from_secs(60), || {
+    eventually("the stranger is found out", PATIENCE, || {
         cell.file("log/cell.log").contains("\"Core_strange\", but core_name pins \"Core_mine\"")
     });
     let core = TestCore::named(&lab, "Core_mine", 5600);
-    core.joined(&cell, Duration::from_secs(30));
+    core.joined(&cell);
     assert!(core.wait(core.get_status(&name, guest)).is_ok());
     let mut heard = stranger.all_events();
     while let Some(recorded) = heard.try_next() {
@@ -128,7 +126,7 @@ fn trust_pins_the_core_that_was_joined_or_that_answers() {
     );
     // One runs: it tells the name as well.
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let said = cell.cli(&["trust", "--yes"]);
     assert!(said.status.success() && String::from_utf8_lossy(&said.stdout).contains("Core_mine"), "{said:?}");
     assert!(std::fs::read_to_string(&config).unwrap().contains("\"core_name\": \"Core_mine\""));
@@ -136,7 +134,7 @@ fn trust_pins_the_core_that_was_joined_or_that_answers() {
     assert!(String::from_utf8_lossy(&again.stdout).contains("pinned already"), "{again:?}");
     cell.stop();
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
 }
 
 fn grep(directory: &Path, marker: &str) -> Vec<String> {
@@ -152,7 +150,7 @@ fn passwords_are_in_the_data_files_and_nowhere_else() {
     let lab = Lab::up(1);
     let core = TestCore::with_addresses(&lab, "dhcp");
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let name = cell.name();
     let request = CreateGuest {
         memory: 32 << 20,
@@ -176,12 +174,14 @@ fn passwords_are_in_the_data_files_and_nowhere_else() {
         assert!(!answer.success && !answer.error.contains(OTHER), "{}", answer.error);
     }
     let reset = Message::new(MessageId::RESET_SECRET_REQUEST).string(Key::Guest, guest.to_string());
-    let _ = core.wait(core.exchange(&name, reset));
-    core.halt(&cell, guest, StopMode::Force);
+    let answer = core.wait(core.exchange(&name, reset)).unwrap();
+    assert!(answer.success, "{}", answer.error);
+    let renewed = core.wait(core.get_status(&name, guest)).unwrap().monitor_secret;
+    assert_ne!(renewed, monitor);
 
     let home = cell.host().home();
     let told = cell.cli(&["status", "--json"]);
-    for marker in [ADMIN, OTHER, &monitor] {
+    for marker in [ADMIN, OTHER, &monitor, &renewed] {
         assert_eq!(grep(&home.join("log"), marker), Vec::<String>::new(), "in the log");
         assert!(!String::from_utf8_lossy(&told.stdout).contains(marker));
         let lists = cell
@@ -192,8 +192,11 @@ fn passwords_are_in_the_data_files_and_nowhere_else() {
             .arg(home.join("cell.pid"))
             .output()
             .unwrap();
-        assert!(!String::from_utf8_lossy(&lists.stdout).contains(marker), "in a list of processes");
+        let lists = String::from_utf8_lossy(&lists.stdout).into_owned();
+        assert!(lists.contains(&guest.to_string()), "its QEMU is among them");
+        assert!(!lists.contains(marker), "in a list of processes");
     }
+    core.halt(&cell, guest, StopMode::Force);
     assert!(!grep(&home.join("data"), ADMIN).is_empty(), "the marker is one");
     for entry in std::fs::read_dir(home.join("data")).unwrap().flatten() {
         let metadata = entry.metadata().unwrap();
@@ -209,7 +212,7 @@ fn the_trail_says_who_had_what_done() {
     let lab = Lab::up(1);
     let core = TestCore::named(&lab, "Core_mine", 5600);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = core.blank_guest(&cell, "security.trail");
     let moved = cell.host().home().join("log/audit.log.1");
     let trail = cell.host().home().join("log/audit.log");
@@ -274,7 +277,7 @@ fn the_units_capabilities_are_enough() {
     let cell = Cell::install(lab.cell(1), "nano");
     let started = cell.start_as(&["setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", &bounding_set()]);
     assert!(started.status.success(), "{started:?}");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let rights = cell.host().run("grep", &["-E", "^(CapEff|NoNewPrivs)", &format!("/proc/{}/status", cell.pid())]);
     assert!(rights.contains("NoNewPrivs:\t1") && !rights.contains("ffffffff"), "{rights}");
     let guest = core.bootable_guest(&cell, "security.rights");

@@ -9,7 +9,6 @@ use corelet::RequestError;
 
 use crate::lab::{eventually, Cell, Lab, TestCore, PATIENCE};
 
-const JOIN: Duration = Duration::from_secs(15);
 const POOL: &str = "/var/lib/libvirt/images/local0";
 const MIB: u64 = 1 << 20;
 const SECTOR: usize = 512;
@@ -137,7 +136,7 @@ fn a_guest_is_snapshotted_while_it_writes_and_restored_to_the_byte() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = Writer::new(&core, &cell, "snapshots.live");
     let host = cell.host();
     guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "cold");
@@ -208,7 +207,7 @@ fn a_live_snapshot_outlives_the_service_and_libvirtd() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guest = Writer::new(&core, &cell, "snapshots.crash");
     guest.boot();
     guest.writes();
@@ -218,7 +217,7 @@ fn a_live_snapshot_outlives_the_service_and_libvirtd() {
     cell.host().libvirtd("kill");
     cell.host().libvirtd("start");
     cell.start();
-    eventually("status works again", PATIENCE, || core.running(&cell, guest.id).is_ok_and(|running| running));
+    eventually("status works again", PATIENCE, || core.says(&cell, guest.id, true));
     guest.writes();
     guest.done(MessageId::CREATE_SNAPSHOT_REQUEST, "after");
     guest.writes();
@@ -282,7 +281,7 @@ fn snapshots_are_deleted_while_the_guest_writes() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (guest, contents) = running_tree(&core, &cell, "snapshots.delete");
     let (host, domain) = (cell.host(), guest.domain());
     let qemu = host.qemu_pid(&domain);
@@ -325,7 +324,7 @@ fn a_deletion_that_breaks_off_in_a_running_guest_is_completed() {
     let lab = Lab::up(1);
     let core = TestCore::start(&lab);
     let cell = Cell::started(lab.cell(1), "nano");
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let (guest, contents) = running_tree(&core, &cell, "snapshots.break");
     // Returns when QEMU has begun.
     let delete = |name: &str| {
@@ -341,7 +340,7 @@ fn a_deletion_that_breaks_off_in_a_running_guest_is_completed() {
     cell.host().libvirtd("kill");
     cell.host().libvirtd("start");
     cell.start();
-    core.joined(&cell, PATIENCE);
+    core.joined(&cell);
     eventually("the deletion is completed", PATIENCE, || guest.files() == 8);
     guest.writes();
 
@@ -349,7 +348,7 @@ fn a_deletion_that_breaks_off_in_a_running_guest_is_completed() {
     let qemu = cell.host().qemu_pid(&guest.domain());
     cell.host().signal(qemu, nix::sys::signal::Signal::SIGKILL);
     eventually("it is completed without the guest", PATIENCE, || guest.files() == 6);
-    eventually("the guest is known to be stopped", PATIENCE, || core.running(&cell, guest.id).is_ok_and(|running| !running));
+    eventually("the guest is known to be stopped", PATIENCE, || core.says(&cell, guest.id, false));
     // A QEMU that is killed loses what its guest never flushed, and this one flushes nothing; a snapshot does.
     let (last, third) = guest.went_on(&contents);
     assert!(last >= third, "{last} after {third}");

@@ -1,20 +1,16 @@
 //! The captured host of a reference Cell 1.4.1 (`tests/vectors/takeover/`), rebuilt with a real libvirt: our program in its place, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use cell::model::GuestId;
 use cell::proto::message::{Key, Message, MessageId};
 use corelet::requests::StopMode;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use crate::lab::{eventually, Cell, Host, Lab, TestCore, PATIENCE};
 
 #[path = "../takeover/reference.rs"]
 mod reference;
-
-const JOIN: Duration = Duration::from_secs(15);
 
 const WEB: &str = "99bb8d3d-8561-40bd-87e0-ae0d2d24055e";
 const DB: &str = "c7637500-4bb0-4fdd-90ff-207feebd1da0";
@@ -109,13 +105,16 @@ fn the_host_of_a_reference_cell_is_taken_over_with_nothing_restarted() {
     let defined = definitions(&host);
     let core = TestCore::start(&lab);
     let cell = Cell::install(host, "other");
-    std::fs::copy(fixture("config/domain.cfg"), cell.home().join("config/domain.cfg")).unwrap();
+    // Its own, but for the time that a slow machine may need.
+    let settings = std::fs::read_to_string(fixture("config/domain.cfg")).unwrap();
+    assert!(settings.contains("\"timeout\":10"), "{settings}");
+    std::fs::write(cell.home().join("config/domain.cfg"), settings.replace("\"timeout\":10", "\"timeout\":30")).unwrap();
     std::fs::create_dir_all(cell.home().join("data")).unwrap();
     for name in ["instance.data", "storage.data", "network.data"] {
         std::fs::copy(fixture("data").join(name), cell.home().join("data").join(name)).unwrap();
     }
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
 
     let (name, host) = (cell.name(), cell.host());
     assert_eq!(name, "Cell_46cb03aa47c4");

@@ -9,8 +9,6 @@ use corelet::{Core, Event};
 
 use crate::lab::{Cell, Lab, TestCore};
 
-const JOIN: Duration = Duration::from_secs(15);
-
 /// Answers after the restart that show that all is as before.
 const ENOUGH: usize = 20;
 
@@ -42,7 +40,7 @@ fn an_upgrade_in_place_is_no_failover_and_no_guest_notices() {
     let mut cell = Cell::install(lab.cell(1), "nano");
     cell.replace_program();
     cell.start();
-    core.joined(&cell, JOIN);
+    core.joined(&cell);
     let guests = [core.bootable_guest(&cell, "upgrade.one"), core.bootable_guest(&cell, "upgrade.two")];
     let stopped = core.blank_guest(&cell, "upgrade.three");
     let name = cell.name();

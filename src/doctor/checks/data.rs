@@ -36,6 +36,13 @@ pub(in crate::doctor) fn check(scene: &Scene, directory: &Path, findings: &mut F
         let remedy = Remedy::Service("the next start takes back what was left half done".into());
         findings.note("data.unclean", "the last run", "it did not end in order", "a crash, a SIGKILL or a power cut", remedy);
     }
+    if scene.lost && !scene.notices.iter().any(Notice::is_loss) {
+        let remedy = Remedy::Service("the next start enters again what libvirt and the pools show, and tells what it can't".into());
+        let why = "a data file was damaged or gone; until then the books may lack guests that are there";
+        findings.note("data.rebuild", "guests that were lost", "they are not all in the books again yet", why, remedy);
+    }
+    // What seems to be nobody's may be a guest's that has yet to come back.
+    findings.partial |= scene.lost;
     let mut sound = true;
     for notice in &scene.notices {
         sound &= tell(notice, findings);

@@ -198,6 +198,7 @@ impl Disks for SimHost {
     }
 
     async fn files(&self, directory: &str, prefix: &str) -> Result<Vec<String>> {
+        self.wait_for_directory(directory).await?;
         self.run(Operation::ListFiles, None, |world| {
             let mut names = world.names_in(directory);
             names.retain(|name| name.starts_with(prefix));

@@ -117,6 +117,12 @@ impl SimHost {
         Ok(())
     }
 
+    /// The same for the server of this directory, if it has one.
+    pub(super) async fn wait_for_directory(&self, directory: &str) -> Result<()> {
+        let share = self.inner.world.lock().mounted_at(directory);
+        self.wait_for_server(share).await
+    }
+
     async fn on_share<T>(
         &self,
         operation: Operation,

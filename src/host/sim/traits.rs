@@ -293,10 +293,12 @@ impl Storage for SimHost {
     }
 
     async fn write_file(&self, path: &str, content: Arc<[u8]>) -> Result<Change> {
+        self.wait_for_directory(path.rsplit_once('/').unwrap_or_default().0).await?;
         self.run(Operation::WriteFile, None, |world| Ok(world.write_file(path, &content))).await
     }
 
     async fn remove_file(&self, path: &str) -> Result<Change> {
+        self.wait_for_directory(path.rsplit_once('/').unwrap_or_default().0).await?;
         self.run(Operation::RemoveFile, None, |world| Ok(world.remove_file(path))).await
     }
 

@@ -1,14 +1,15 @@
 //! Small files beside the volumes: cloud-init's seed images.
 //!
 //! Contract: a reader sees the old file or the new one, never a part. On a shared pool whose server is gone the call ends at its deadline; the thread
-//! that hangs in the kernel is left to itself.
+//! that hangs in the kernel is left to itself, and there are only so many of them ([`super::doors`]).
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::host::{Change, ErrorKind, HostError, Result};
+use super::doors::{directory_of, doors, kind};
+use crate::host::{Change, HostError, Result};
 
 /// Below the engine's own deadline, so that it has an answer.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -48,16 +49,9 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 async fn run(what: String, path: String, work: impl FnOnce(&Path) -> io::Result<Change> + Send + 'static) -> Result<Change> {
-    let done = tokio::task::spawn_blocking(move || work(Path::new(&path)));
-    match tokio::time::timeout(DEADLINE, done).await {
-        Ok(Ok(Ok(change))) => Ok(change),
-        Ok(Ok(Err(error))) => {
-            let kind = if error.kind() == io::ErrorKind::StorageFull { ErrorKind::NoSpace } else { ErrorKind::Failed };
-            Err(HostError::with_source(kind, what, error))
-        }
-        Ok(Err(ended)) => Err(HostError::with_source(ErrorKind::Unknown, what, ended)),
-        Err(_) => Err(HostError::new(ErrorKind::Unknown, format!("{what}: the file system has not answered in time"))),
-    }
+    let path = PathBuf::from(path);
+    let done = doors().ask(directory_of(&path.clone()), &what, DEADLINE, move || work(&path)).await?;
+    done.map_err(|error| HostError::with_source(kind(&error), what, error))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod blank;
 mod disks;
+mod doors;
 pub(super) mod files;
 mod images;
 mod mounts;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 
 use super::Home;
 
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Its bit in the sets of signals that the kernel shows.
+const SIGKILL: u64 = 1 << (Signal::SIGKILL as u64 - 1);
 
 /// What the pidfile says about a home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +118,26 @@ pub fn probe(home: &Home) -> Result<State, PidfileError> {
         return Ok(State::Running { pid: read_pid(&path) });
     }
     Ok(State::Stopped { stale: pid.filter(|_| path.exists()) })
+}
+
+/// The same for who wants to start a service: one that is dying is waited for, since the kernel drops its locks with its last thread only, which
+/// may have to wait for a disk. [`State::Running`] with the pid of a dead process after that.
+pub fn probe_patiently(home: &Home, patience: Duration) -> Result<State, PidfileError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match probe(home)? {
+            State::Running { pid: Some(pid) } if is_dead(pid) && Instant::now() < deadline => sleep(PAUSE),
+            state => return Ok(state),
+        }
+    }
+}
+
+/// Whether a process has ended, or was killed and has not got to its end yet.
+pub fn is_dead(pid: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
+    let is_killed = |name: &str| u64::from_str_radix(field(name), 16).is_ok_and(|pending| pending & SIGKILL != 0);
+    field("State:").starts_with(['Z', 'X']) || is_killed("SigPnd:") || is_killed("ShdPnd:")
 }
 
 /// Whether the process has the home's pidfile open: then the number in the file is not a leftover of the instant before its owner writes its own.

@@ -119,3 +119,44 @@ fn lookers_do_not_keep_a_service_from_starting() {
     assert!(InstanceLock::acquire(&home).is_ok());
     release.join().unwrap();
 }
+
+/// The first thread of a service that was killed may be dead while another one waits for a disk, and holds the locks.
+#[test]
+fn a_service_that_is_dying_is_waited_for_by_a_start() {
+    let (_scratch, home) = home();
+    let lock = InstanceLock::acquire(&home).unwrap();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    let pid = i32::try_from(dead.id()).unwrap();
+    while !is_dead(pid) {
+        std::thread::yield_now();
+    }
+    std::fs::write(home.pid_file(), pid.to_string()).unwrap();
+    assert_eq!(probe(&home).unwrap(), State::Running { pid: Some(pid) });
+    assert_eq!(probe_patiently(&home, Duration::ZERO).unwrap(), State::Running { pid: Some(pid) });
+    let ends = std::thread::spawn(move || {
+        sleep(Duration::from_millis(100));
+        drop(lock);
+    });
+    assert_eq!(probe_patiently(&home, Duration::from_secs(60)).unwrap(), State::Stopped { stale: None });
+    ends.join().unwrap();
+    dead.wait().unwrap();
+    assert!(is_dead(pid) && !is_dead(own_pid()));
+
+    // One that lives is not waited for.
+    let mut lock = InstanceLock::acquire(&home).unwrap();
+    lock.publish().unwrap();
+    assert_eq!(probe_patiently(&home, Duration::from_secs(60)).unwrap(), State::Running { pid: Some(own_pid()) });
+}
+
+#[test]
+fn a_process_that_was_killed_and_could_not_end_yet_counts_as_dead() {
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    assert!(!is_dead(pid));
+    child.kill().unwrap();
+    while !is_dead(pid) {
+        std::thread::yield_now();
+    }
+    child.wait().unwrap();
+    assert!(is_dead(pid));
+}

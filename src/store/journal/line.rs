@@ -54,40 +54,57 @@ pub(super) fn write_all(open: &BTreeMap<u64, OpenRecord>) -> Result<Vec<u8>, Sto
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) open: BTreeMap<u64, OpenRecord>,
-    /// Lines that can't be read, with others behind them that can.
+    /// Lines that can't be read.
     pub(super) damaged: usize,
-    /// Bytes at the end that can't be read.
+    /// Bytes at the end that are no line yet.
     pub(super) tail: usize,
+    /// The version of sound lines that are of another one.
+    pub(super) foreign: Option<u64>,
 }
 
 pub(super) fn read(content: &[u8]) -> Found {
     let mut found = Found::default();
-    let mut unread = 0;
     for line in content.split_inclusive(|byte| *byte == b'\n') {
-        match parse(line) {
-            Some((number, entry)) => {
-                found.damaged += std::mem::take(&mut unread);
-                found.tail = 0;
-                apply(&mut found.open, number, entry, false);
-            }
-            None => {
-                unread += 1;
-                found.tail += line.len();
-            }
+        let Some(whole) = line.strip_suffix(b"\n") else {
+            found.tail = line.len();
+            break;
+        };
+        match parse(whole) {
+            Content::Record(number, entry) => apply(&mut found.open, number, *entry, false),
+            Content::Foreign(version) => found.foreign = Some(version),
+            Content::Damaged => found.damaged += 1,
         }
     }
     found
 }
 
-fn parse(line: &[u8]) -> Option<(u64, Entry)> {
-    let (sum, rest) = line.strip_suffix(b"\n")?.split_at_checked(8)?;
+/// What a line holds.
+enum Content {
+    Record(u64, Box<Entry>),
+    /// Written as it is by another version.
+    Foreign(u64),
+    Damaged,
+}
+
+fn parse(line: &[u8]) -> Content {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
+    }
+    let Some(json) = checked(line) else { return Content::Damaged };
+    match serde_json::from_slice::<Version>(json) {
+        Ok(Version { v }) if v != u64::from(VERSION) => return Content::Foreign(v),
+        _ => {}
+    }
+    serde_json::from_slice::<Line<Entry>>(json).map_or(Content::Damaged, |line| Content::Record(line.n, Box::new(line.entry)))
+}
+
+/// The JSON of a line whose checksum is right.
+fn checked(line: &[u8]) -> Option<&[u8]> {
+    let (sum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    if sum != crc32fast::hash(json) {
-        return None;
-    }
-    let line: Line<Entry> = serde_json::from_slice(json).ok()?;
-    (line.v == VERSION).then_some((line.n, line.entry))
+    (sum == crc32fast::hash(json)).then_some(json)
 }
 
 /// Enters what became of a record. What is said of a record that is not open is passed over.

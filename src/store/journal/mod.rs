@@ -4,12 +4,13 @@
 //! - A record is **open** from [`Journal::begin`] until it ends. It says which steps there are and its [`Course`]: `Back` until the transaction
 //!   has succeeded, `Forward` afterwards. What a step is, only the transactions know; here it is JSON with a text for people.
 //! - `begin`, `add` and `turn` return when the record is durable, and calls that come while one write is under way share the next fsync. One that
-//!   fails has not happened: nobody may begin what it announces. [`Journal::done`] and [`Journal::end`] are not waited for: a record that is carried out twice
+//!   fails has not happened: nobody may begin what it announces, and what it left in the file is cut off before the caller is told. [`Journal::done`] and [`Journal::end`] are not waited for: a record that is carried out twice
 //!   costs nothing, for all steps are idempotent.
 //! - Each line is a checksum (CRC-32, eight hexadecimal digits), a blank, and a JSON object with the version of the format. The file only grows;
 //!   when most of it is of ended records, and after a write that failed, it is written anew beside and renamed. Mode 0600: there are
 //!   passwords in it.
-//! - A torn tail is cut. Lines that can't be read before others that can are passed over, and the file is kept aside; both are a [`Notice`].
+//! - A torn end, the part of a line, is cut. Whole lines that can't be read, wherever they are, are passed over, and the file is kept aside; both are a
+//!   [`Notice`]. Sound lines of another version are no damage: nothing is opened ([`StoreError::JournalVersion`]).
 //! - Records that were open when the process ended are there at the next start, in their order, numbered anew. A transaction that can't take back what it did
 //!   leaves its record open as well ([`OpenRecord::running`] is false then).
 
@@ -32,7 +33,7 @@ use serde_json::value::{to_raw_value, RawValue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::{Files, Former};
-use super::{Notice, StoreError};
+use super::{loss, Notice, StoreError};
 use crate::model::GuestId;
 
 pub(super) use writer::JournalWriter;
@@ -139,12 +140,13 @@ struct Request {
 }
 
 impl Journal {
-    /// Reads what is there, and leaves a file behind that can be appended to.
+    /// Reads what is there, and leaves a file behind that can be appended to. Refuses records of another version, and leaves them as they are.
     pub(super) fn open(files: &Files, time: &str) -> Result<(Self, JournalWriter, Vec<Notice>), StoreError> {
         let content = files.read(NAME)?;
-        let found = line::read(content.as_deref().unwrap_or_default());
+        let found = read_lines(content.as_deref().unwrap_or_default(), &files.path(NAME))?;
         let mut notices = Vec::new();
         if found.damaged > 0 {
+            loss::mark(files, NAME, time)?;
             let aside = files.set_aside(NAME, time)?;
             notices.push(Notice::JournalDamaged { lines: found.damaged, aside });
         }
@@ -246,15 +248,24 @@ impl Journal {
     }
 }
 
+/// What a file says; refuses what another version has written, for nobody here knows what it would leave half done.
+fn read_lines(content: &[u8], path: &Path) -> Result<line::Found, StoreError> {
+    let found = line::read(content);
+    match found.foreign {
+        Some(version) => Err(StoreError::JournalVersion { path: path.to_owned(), version }),
+        None => Ok(found),
+    }
+}
+
 /// The open records of a data directory, for somebody who only looks: nothing is written, and a service may be at work on it. A record that is
 /// being written right now may be missing.
 ///
 /// # Errors
-/// The file is there and can't be read.
+/// The file is there and can't be read, or is of another version.
 pub fn read(directory: &Path) -> Result<Vec<OpenRecord>, StoreError> {
     let path = directory.join(NAME);
     match std::fs::read(&path) {
-        Ok(content) => Ok(line::read(&content).open.into_values().collect()),
+        Ok(content) => Ok(read_lines(&content, &path)?.open.into_values().collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(StoreError::io("read", &path, error)),
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::host::sim::SimProcess;
 use crate::store::disk::RealDisk;
-use crate::store::testing::{Refusal, TestDisk};
+use crate::store::testing::{Leaves, Refusal, TestDisk};
 
 struct Bench {
     home: TempDir,
@@ -166,14 +166,45 @@ async fn damage_in_the_middle_costs_only_the_damaged_lines_and_the_file_is_kept(
     }
 }
 
+/// Its writer may have been told that they are durable.
 #[tokio::test]
-async fn a_record_of_a_later_format_is_not_taken_for_one_of_ours() {
+async fn whole_lines_at_the_end_that_can_not_be_read_are_kept_aside() {
+    let bench = Bench::new();
+    for guest in 1..=3 {
+        bench.journal.begin(intent(guest, Course::Back, &["a"])).await.unwrap();
+    }
+    let content = bench.content();
+    let ends: Vec<usize> = content.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+    for (damaged, lines, torn) in [(vec![2], 1, 0), (vec![1, 2], 2, 0), (vec![2], 1, 7)] {
+        let home = tempdir().unwrap();
+        let mut spoilt = content.clone();
+        damaged.iter().for_each(|line: &usize| spoilt[ends[line - 1] + 20] ^= 0x04);
+        spoilt.extend(&content[..torn]);
+        fs::write(home.path().join(NAME), &spoilt).unwrap();
+        let (bench, notices) = Bench::on(home);
+        let tail = (torn > 0).then_some(Notice::JournalTail { bytes: torn });
+        let expected: Vec<Notice> =
+            [Notice::JournalDamaged { lines, aside: "journal.data.damaged-T".into() }].into_iter().chain(tail).collect();
+        assert_eq!(notices, expected);
+        assert_eq!(bench.guests(), (1..=3 - u8::try_from(lines).unwrap()).collect::<Vec<_>>());
+        assert_eq!(fs::read(bench.home.path().join("journal.data.damaged-T")).unwrap(), spoilt);
+    }
+}
+
+/// The version before this one is started on the files of a later one.
+#[test]
+fn records_of_a_later_format_are_left_as_they_are_and_nothing_is_opened() {
     let home = tempdir().unwrap();
-    let json = br#"{"v":2,"n":1,"entry":"end"}"#;
-    fs::write(home.path().join(NAME), format!("{:08x} {}\n", crc32fast::hash(json), std::str::from_utf8(json).unwrap())).unwrap();
-    let (bench, notices) = Bench::on(home);
-    assert!(bench.numbers().is_empty());
-    assert!(matches!(notices[..], [Notice::JournalTail { .. }]), "{notices:?}");
+    let json = r#"{"v":2,"n":1,"entry":{"sth":"new"}}"#;
+    let ours = line::write(1, &line::Entry::Begin { since: "then".into(), intent: intent(1, Course::Back, &["a"]) }).unwrap();
+    let content = [format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes(), ours].concat();
+    fs::write(home.path().join(NAME), &content).unwrap();
+    let files = Files::new(Arc::new(RealDisk), home.path());
+    let error = Journal::open(&files, "T").map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::JournalVersion { version: 2, .. }), "{error}");
+    assert!(read(home.path()).is_err());
+    assert_eq!(fs::read(home.path().join(NAME)).unwrap(), content);
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 }
 
 /// A guest's entry holds keys of later versions, nested as deep as whoever wrote them liked.
@@ -222,6 +253,66 @@ async fn what_can_not_be_written_has_not_happened_and_the_next_write_is_whole() 
             assert_eq!(notices, [], "{first}");
             assert_eq!(bench.guests(), before, "{first}");
         }
+    }
+}
+
+/// The line is whole in the file when its flush fails; of two lines, the first is when the disk fills up. Dying right then leaves what is there.
+#[tokio::test]
+async fn what_was_refused_is_not_found_by_the_next_start_however_much_of_it_was_written() {
+    for (leaves, errno, count) in [
+        (Leaves::Half, Errno::ENOSPC, u64::MAX),
+        (Leaves::Whole, Errno::ENOSPC, u64::MAX),
+        // The cutting works, the writing anew does not.
+        (Leaves::Half, Errno::EIO, 1),
+        (Leaves::Whole, Errno::EIO, 1),
+    ] {
+        let bench = Bench::new();
+        let kept = bench.journal.begin(intent(1, Course::Back, &["a"])).await.unwrap();
+        let before = bench.content();
+        bench.disk.leave(leaves);
+        bench.disk.refuse(Some(Refusal { first: 1, count, errno }));
+        let write = |number, guest| {
+            let entry = line::Entry::Begin { since: "then".into(), intent: intent(guest, Course::Forward, &["remove"]) };
+            line::write(number, &entry).unwrap()
+        };
+        let files = Files::new(Arc::new(bench.disk.clone()), bench.home.path());
+        assert!(files.append(NAME, &[write(7, 7), write(8, 8)].concat(), true).is_err());
+        assert_eq!(bench.content(), before, "{leaves:?} {errno}");
+
+        bench.disk.refuse(Some(Refusal { first: 1, count: u64::MAX, errno: Errno::ENOSPC }));
+        let batch = ["b", "c"].map(|text| bench.journal.begin(intent(2, Course::Forward, &[text])));
+        assert!(futures_util::future::join_all(batch).await.iter().all(Result::is_err));
+        assert!(bench.journal.turn(kept, Course::Forward, vec![step("d")]).await.is_err());
+        // It dies here: nothing is made up for in an orderly end.
+        let Bench { home, writer, .. } = bench;
+        writer.abort();
+        let (bench, notices) = Bench::on(home);
+        assert_eq!(notices, [], "{leaves:?} {errno}");
+        let records = bench.journal.open_records();
+        assert_eq!(
+            records.iter().map(|record| &record.intent).collect::<Vec<_>>(),
+            [&intent(1, Course::Back, &["a"])],
+            "{leaves:?} {errno}"
+        );
+    }
+}
+
+/// Also where the rename is done and the flush of the directory fails.
+#[tokio::test]
+async fn a_journal_that_is_written_anew_does_not_say_what_was_refused() {
+    for first in 1..=6 {
+        let bench = Bench::new();
+        bench.disk.leave(Leaves::Whole);
+        bench.journal.begin(intent(1, Course::Back, &["a"])).await.unwrap();
+        for (first, guest) in [(1, 2), (first, 3)] {
+            bench.disk.refuse(Some(Refusal { first, count: u64::MAX, errno: Errno::ENOSPC }));
+            let begun = bench.journal.begin(intent(guest, Course::Forward, &["b"])).await;
+            assert_eq!(begun.is_ok(), first == 6, "{first}: written beside in two, renamed, flushed, written to");
+        }
+        let Bench { home, writer, .. } = bench;
+        writer.abort();
+        let expected = if first == 6 { vec![1, 3] } else { vec![1] };
+        assert_eq!(Bench::on(home).0.guests(), expected, "{first}");
     }
 }
 

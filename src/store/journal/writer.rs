@@ -25,7 +25,7 @@ pub(in crate::store) struct JournalWriter {
     shared: Arc<Shared>,
     /// Bytes of the file.
     length: usize,
-    /// A write failed: nobody knows what the end of the file is.
+    /// A write failed: nobody knows what of the file is on the disk.
     broken: bool,
     /// Something was written that may not be on the disk yet.
     unsynced: bool,
@@ -40,6 +40,11 @@ impl JournalWriter {
     pub(in crate::store) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         while let Some(batch) = self.next(&stop).await {
             self.serve(batch).await?;
+        }
+        if self.broken {
+            // What the next start must not find may be in it.
+            let content = line::write_all(&self.shared.open.lock())?;
+            self.replace(content).await??;
         }
         Ok(())
     }
@@ -59,12 +64,21 @@ impl JournalWriter {
         let sync = batch.is_empty() || batch.iter().any(|request| request.done.is_some());
         let lines: Result<Vec<Vec<u8>>, StoreError> = batch.iter().map(|request| line::write(request.number, &request.entry)).collect();
         let result = match lines {
-            Ok(lines) => self.write(lines.concat(), &batch, sync).await?,
+            Ok(lines) => self.write(lines.concat(), sync).await?,
             Err(error) => Err(error),
         };
+        self.enter(batch, &result);
+        if self.length >= LARGE && !self.broken {
+            self.compact().await?;
+        }
+        Ok(())
+    }
+
+    /// Enters what was written, and tells all who wait what became of it.
+    fn enter(&self, batch: Vec<Request>, result: &Result<(), StoreError>) {
         let mut open = self.shared.open.lock();
         for Request { number, entry, done } in batch {
-            match (&result, done) {
+            match (result, done) {
                 (Ok(()), done) => {
                     line::apply(&mut open, number, entry, true);
                     // A caller that was dropped has left its record: nobody else knows of it.
@@ -78,41 +92,54 @@ impl JournalWriter {
                 (Err(_), None) => {}
             }
         }
-        Ok(())
     }
 
-    /// The outer error says that the writer can't go on.
-    async fn write(&mut self, lines: Vec<u8>, batch: &[Request], sync: bool) -> Result<Result<(), StoreError>, StoreError> {
+    /// One that fails leaves nothing in the file: it is told as not begun, and the next start must not find it. The outer error says that the writer can't
+    /// go on.
+    async fn write(&mut self, lines: Vec<u8>, sync: bool) -> Result<Result<(), StoreError>, StoreError> {
         if !self.broken {
-            let (files, length) = (self.files.clone(), self.length + lines.len());
-            match blocking(move || files.append(NAME, &lines, sync)).await? {
-                Ok(()) => {
-                    (self.length, self.unsynced) = (length, !sync);
-                    if length < LARGE {
-                        return Ok(Ok(()));
-                    }
-                }
-                Err(error) => {
-                    self.broken = true;
-                    tracing::warn!("{}; the journal is written anew", chain(&error));
-                }
+            match self.append(lines.clone(), sync).await? {
+                Ok(()) => return Ok(Ok(())),
+                Err(error) => tracing::warn!("{}; the journal is written anew", chain(&error)),
             }
         }
-        let mut open = self.shared.open.lock().clone();
-        for request in batch {
-            line::apply(&mut open, request.number, request.entry.clone(), true);
-        }
-        let content = match line::write_all(&open) {
-            Ok(content) if self.broken || content.len() < self.length / 2 => content,
-            other => return Ok(other.map(drop)),
+        // Without the new lines, so that it says the same whether this works or breaks off.
+        let content = match line::write_all(&self.shared.open.lock()) {
+            Ok(content) => content,
+            Err(error) => return Ok(Err(error)),
         };
+        if let Err(error) = self.replace(content).await? {
+            return Ok(Err(error));
+        }
+        self.append(lines, sync).await
+    }
+
+    async fn append(&mut self, lines: Vec<u8>, sync: bool) -> Result<Result<(), StoreError>, StoreError> {
+        let (files, length) = (self.files.clone(), self.length + lines.len());
+        let written = blocking(move || files.append(NAME, &lines, sync)).await?;
+        match &written {
+            Ok(()) => (self.length, self.unsynced) = (length, !sync),
+            Err(_) => self.broken = true,
+        }
+        Ok(written)
+    }
+
+    async fn replace(&mut self, content: Vec<u8>) -> Result<Result<(), StoreError>, StoreError> {
         let (files, length) = (self.files.clone(), content.len());
         let written = blocking(move || files.replace(&[(NAME, &content)], Former::Drop)).await?;
         if written.is_ok() {
             (self.length, self.broken, self.unsynced) = (length, false, false);
         }
-        // One that is only too long is good all the same.
-        Ok(written.or_else(|error| if self.broken { Err(error) } else { Ok(()) }))
+        Ok(written)
+    }
+
+    /// Writes a long file anew where most of it is of ended records. One that is only too long is good all the same.
+    async fn compact(&mut self) -> Result<(), StoreError> {
+        let content = line::write_all(&self.shared.open.lock());
+        match content {
+            Ok(content) if content.len() < self.length / 2 => self.replace(content).await.map(drop),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -97,6 +97,14 @@ impl Disk for FaultyDisk {
         RealDisk.append(path, content, sync)
     }
 
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        RealDisk.length(path)
+    }
+
+    fn cut(&self, path: &Path, length: u64) -> io::Result<()> {
+        self.step().and_then(|()| RealDisk.cut(path, length))
+    }
+
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step().and_then(|()| RealDisk.link(from, to))
     }

@@ -191,9 +191,44 @@ fn a_damaged_file_without_a_good_copy_is_set_aside() {
     let said: Vec<String> = loaded.notices.iter().map(Notice::to_string).collect();
     assert!(said.iter().any(|s| s.contains("'instances' is of the wrong type") && s.contains("instance.data.damaged-T-2")), "{said:?}");
     assert!(loaded.notices.iter().all(Notice::is_loss));
-    assert_eq!(others(home.path()), ["instance.data.bak.damaged-T", "instance.data.damaged-T", "instance.data.damaged-T-2"]);
+    assert_eq!(others(home.path()), ["instance.data.bak.damaged-T", "instance.data.damaged-T", "instance.data.damaged-T-2", "rebuild"]);
     assert_eq!(fs::read_to_string(home.path().join("instance.data.damaged-T")).unwrap(), "first");
     assert!(!home.path().join("instance.data").exists());
+}
+
+/// Nothing but the mark shows a loss to the starts after the one that found it, which may end at any point.
+#[tokio::test]
+async fn a_loss_is_known_to_every_start_until_it_is_made_good() {
+    let damaged_journal = "00000000 {}\n";
+    let cases = [
+        ("instance.data", "{", None),
+        ("instance.data", "{", Some("{\"instances\":[]}")),
+        ("storage.data", "{\"pools\":{},\"groups\":{},\"mode\":1}", None),
+        ("journal.data", damaged_journal, None),
+    ];
+    for (name, content, copy) in cases {
+        let mut finished = false;
+        for point in 1.. {
+            let home = tempdir().unwrap();
+            fs::write(home.path().join(name), content).unwrap();
+            copy.iter().for_each(|copy| fs::write(home.path().join(format!("{name}.bak")), copy).unwrap());
+            let process = crate::host::sim::SimProcess::default();
+            process.die_at(point);
+            let first = testing::open(&testing::TestDisk::new(process.clone()), home.path());
+            finished = first.is_ok();
+            assert!(first.map_or(true, |opened| opened.loaded.lost));
+            for _ in 0..2 {
+                assert!(Store::look(home.path(), "br0").unwrap().lost, "{name} {point}");
+                assert!(open(home.path()).loaded.lost, "{name} {point}");
+            }
+            open(home.path()).store.made_good().await.unwrap();
+            assert!(!open(home.path()).loaded.lost && !home.path().join("rebuild").exists(), "{name} {point}");
+            if finished && !process.is_dead() {
+                break;
+            }
+        }
+        assert!(finished);
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use super::detect::Detector;
 use super::*;
-use crate::host::sim::{Operation, SimHost};
+use crate::host::sim::{Operation, SimHost, SimShare};
 use crate::host::{Bridge, ErrorKind, Neighbour};
-use crate::txn::testing::{about, create_request, start_request, stop_request, Rig, LINK};
+use crate::txn::testing::{about, create_request, pair, start_request, stop_request, Rig, LINK};
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
 
@@ -301,6 +301,31 @@ async fn d22_the_seed_image_follows_the_cells_address_and_the_pools_mode() {
     assert!(rig.ask(stop_request(id, [0, 1])).await.success);
     rig.sim.fail_next(Operation::WriteFile, ErrorKind::NoSpace);
     start(&mut rig, id).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_pool_is_asked_once_for_all_its_seed_images_and_nobody_waits_for_it() {
+    let share = SimShare::new();
+    let mut rig = pair::with_export("Cell_a", &share).await;
+    let (local, _) = with_guest(&mut rig, 99).await;
+    assert!(rig.ask(pair::ready_request(pair::POOL)).await.success);
+    rig.settle().await;
+    for number in 1..=40 {
+        with_guest(&mut rig, number).await;
+    }
+    rig.sim.set_deadline(Duration::from_secs(8));
+    share.set_dead(true);
+    move_node(&rig.sim, Ipv4Addr::new(10, 0, 0, 201));
+    let begun = Instant::now();
+    let (network, renewed) = (GuestNetwork::new(rig.node.clone()), || rig.sim.state().files[&seed_path(local)].clone());
+    let renewal = network.serving(Ipv4Addr::new(10, 0, 0, 201));
+    let early = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        String::from_utf8_lossy(&renewed()).contains("http://10.0.0.201:25469/")
+    };
+    let ((), early) = tokio::join!(renewal, early);
+    assert!(early, "the other pool does not wait");
+    assert!(begun.elapsed() < Duration::from_secs(9), "one guest's time, not forty's: {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,12 +71,12 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
 async fn hold_layout(context: &Context) -> Result<RwLockReadGuard<'_, ()>, Failure> {
     let node = &context.node;
     let pool = || node.books.lock().storage.current_pool.clone();
-    let layout = node.layout.read().await;
+    let layout = context.read_layout().await?;
     if !is_unsettled(node, &pool()) {
         return Ok(layout);
     }
     drop(layout);
-    let layout = node.layout.write().await;
+    let layout = context.write_layout().await?;
     settle_pool(node, &pool()).await?;
     Ok(layout.downgrade())
 }

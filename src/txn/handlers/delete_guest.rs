@@ -29,7 +29,7 @@ pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let node = &context.node;
     // The disks of a guest that another host has taken over are that host's.
     node.hold(id).await?;
-    let group = node.books.lock().storage.groups.get(&id).cloned().unwrap_or_default();
+    let group = remains::volumes(node, &guest.config)?;
     let mut undo = Undo::new(&context, &[id]);
     let rest = Step::Delete { guest: id, group: Box::new(group.clone()), directory: node.shared_directory(id) };
     undo.plan_forward(vec![rest]).await?;

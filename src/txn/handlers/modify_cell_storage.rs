@@ -14,7 +14,7 @@ use crate::txn::{Context, Failure};
 pub(super) async fn handle(context: Arc<Context>) -> Result<(), Failure> {
     let root = read_root(context.params())?;
     // Creates that are under way end first; new ones wait.
-    let _layout = context.node.layout.write().await;
+    let _layout = context.write_layout().await?;
     settle_common(&context.node, Common::Pools).await?;
     let pools = check(&context, &root).await?;
     let mut undo = Undo::new(&context, &[]);

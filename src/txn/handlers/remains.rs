@@ -3,10 +3,33 @@
 use std::collections::BTreeSet;
 
 use crate::host::ErrorKind;
-use crate::model::{GuestId, PowerState, Volume, VolumeGroup};
+use crate::model::{GuestConfig, GuestId, PowerState, Volume, VolumeGroup};
 use crate::store::DataFile;
 use crate::txn::volumes::file_prefix;
 use crate::txn::{Failure, Node};
+
+/// The volumes that have to go with a guest: as the books list them, or, where that list was lost, as its own entry names them.
+///
+/// # Errors
+/// It names volumes in a pool that the books do not know: told as deleted, they would stay for ever.
+pub(in crate::txn) fn volumes(node: &Node, config: &GuestConfig) -> Result<VolumeGroup, Failure> {
+    let (storage, pool) = (&node.books.lock().storage, &config.storage_pool);
+    if let Some(group) = storage.groups.get(&config.id) {
+        return Ok(group.clone());
+    }
+    let mut names = config.storage_volumes.iter();
+    let Some(system) = names.next() else { return Ok(VolumeGroup::default()) };
+    let Some(target) = storage.pools.get(pool).map(|pool| pool.target.trim_end_matches('/')) else {
+        let name = &config.name;
+        return Err(Failure::refused(format!("the disks of guest '{name}' are in pool {pool}, which data/storage.data does not know")));
+    };
+    let volume = |name: &String| {
+        let path = format!("{target}/{name}");
+        Volume { name: name.clone(), format: "qcow2".into(), key: path.clone(), path, capacity: 0, pool: pool.clone() }
+    };
+    let boot_image = config.boot_image.clone();
+    Ok(VolumeGroup { system: volume(system), data: names.map(volume).collect(), boot_image, ..VolumeGroup::default() })
+}
 
 /// Removes a guest whose domain does not run: domain and filter, then what it has on disks, then its entries. Asking again goes on where it failed.
 pub(in crate::txn) async fn delete(node: &Node, id: GuestId, group: &VolumeGroup) -> Result<(), Failure> {

@@ -81,7 +81,7 @@ pub(super) async fn attach(context: &Arc<Context>, wanted: &Wanted) -> Result<()
         return Ok(());
     }
     // Creates that are under way end first; new ones wait.
-    let _layout = node.layout.write().await;
+    let _layout = context.write_layout().await?;
     context.check()?;
     settle_common(node, Common::Pools).await?;
     let mut undo = Undo::new(context, &[]);
@@ -176,7 +176,7 @@ pub(super) async fn detach(context: &Arc<Context>) -> Result<(), Failure> {
     let mut undo = Undo::new(context, &[]);
     let is_shared = node.books.lock().current_shared().is_some();
     if is_shared {
-        let _layout = node.layout.write().await;
+        let _layout = context.write_layout().await?;
         context.check()?;
         settle_common(node, Common::Pools).await?;
         let (storage, instance) = node.books.lock().layout();

@@ -130,6 +130,8 @@ async fn bad_creates_are_refused_before_anything_is_touched() {
         ("Priority(23)", ok().uint(Key::Priority, 3)),
         ("6 are expected", ok().uints(Key::Limit, [1, 2])),
         ("Address(21)", ok().strings(Key::Address, ["x".to_owned(), String::new()])),
+        ("Address(21)", ok().strings(Key::Address, ["10.0.0.5".to_owned(), String::new()])),
+        ("Address(21)", ok().strings(Key::Address, [String::new(), "0.0.0.0/24".to_owned()])),
         ("multiple of 5", ok().uints(Key::Policy, [0, 0, 0]).bool(Key::Action, true)),
         ("Action(72)", ok().uints(Key::Policy, [])),
         ("protocol 7", ok().uints(Key::Policy, [0, 7, 0, 0, 80]).bool(Key::Action, true)),

@@ -1,6 +1,6 @@
 //! Transfers of disks under way: a bounded number at once for each pool, in the order in which they came, each of which can be stopped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,9 +15,16 @@ const AT_ONCE: usize = 8;
 /// All of them.
 #[derive(Default)]
 pub struct Transfers {
-    running: Arc<Mutex<HashMap<GuestId, Stop>>>,
+    running: Arc<Mutex<Registered>>,
     pools: Mutex<HashMap<String, Arc<Semaphore>>>,
     closing: CancellationToken,
+}
+
+/// Those under way by their number, each with its guest: a guest may have media on the way while its disk is being sent.
+#[derive(Default)]
+struct Registered {
+    last: u64,
+    transfers: BTreeMap<u64, (GuestId, Stop)>,
 }
 
 /// Why a transfer was stopped.
@@ -42,11 +49,14 @@ struct Stop {
 }
 
 impl Transfers {
-    /// Registers a transfer for a guest whose job the caller holds.
+    /// Registers a transfer for a guest.
     pub fn begin(&self, guest: GuestId) -> Running {
         let stop = Stop { token: self.closing.child_token(), reason: Arc::new(Mutex::new(StopReason::Shutdown)) };
-        self.running.lock().insert(guest, stop.clone());
-        Running { guest, stop, running: self.running.clone() }
+        let mut running = self.running.lock();
+        running.last += 1;
+        let number = running.last;
+        running.transfers.insert(number, (guest, stop.clone()));
+        Running { number, stop, running: self.running.clone() }
     }
 
     /// Waits until the pool has room for one more transfer.
@@ -56,18 +66,21 @@ impl Transfers {
         room.acquire_owned().await.ok()
     }
 
-    /// Stops a guest's transfer; false when there is none. Whoever runs it takes it back and then frees the guest.
+    /// Stops a guest's transfers; false when there is none. Whoever runs one takes it back and then frees the guest.
     pub fn stop(&self, guest: GuestId, reason: StopReason) -> bool {
         let running = self.running.lock();
-        let Some(stop) = running.get(&guest) else { return false };
-        *stop.reason.lock() = reason;
-        stop.token.cancel();
-        true
+        let mut stopped = false;
+        for (_, stop) in running.transfers.values().filter(|(of, _)| *of == guest) {
+            *stop.reason.lock() = reason;
+            stop.token.cancel();
+            stopped = true;
+        }
+        stopped
     }
 
     /// Transfers under way, those that wait for their turn included.
     pub fn count(&self) -> usize {
-        self.running.lock().len()
+        self.running.lock().transfers.len()
     }
 
     /// Stops all transfers, now and in future.
@@ -83,9 +96,9 @@ impl Transfers {
 
 /// A registered transfer; dropping it ends the registration.
 pub struct Running {
-    guest: GuestId,
+    number: u64,
     stop: Stop,
-    running: Arc<Mutex<HashMap<GuestId, Stop>>>,
+    running: Arc<Mutex<Registered>>,
 }
 
 impl Running {
@@ -102,7 +115,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.running.lock().remove(&self.guest);
+        self.running.lock().transfers.remove(&self.number);
     }
 }
 
@@ -137,5 +150,20 @@ mod tests {
         transfers.close();
         assert_eq!(second.stopped(), Some(StopReason::Shutdown));
         assert!(transfers.begin(one).stopped().is_some(), "nothing begins after the end");
+    }
+
+    #[test]
+    fn two_transfers_of_a_guest_are_stopped_and_end_each_for_itself() {
+        let transfers = Transfers::default();
+        let guest = GuestId::from_bytes([1; 16]);
+        let (upload, media) = (transfers.begin(guest), transfers.begin(guest));
+        assert_eq!(transfers.count(), 2);
+        drop(media);
+        assert_eq!(transfers.count(), 1, "the other one is still registered");
+        let media = transfers.begin(guest);
+        assert!(transfers.stop(guest, StopReason::Moved));
+        assert_eq!((upload.stopped(), media.stopped()), (Some(StopReason::Moved), Some(StopReason::Moved)));
+        drop((upload, media));
+        assert_eq!(transfers.count(), 0);
     }
 }

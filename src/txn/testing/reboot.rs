@@ -1,7 +1,6 @@
 //! The service dies and is started again on the same host and directory.
 
 use super::*;
-use crate::store::Notice;
 use crate::txn::audit::AuditLog;
 use crate::txn::recovery;
 
@@ -41,6 +40,18 @@ pub(in crate::txn) struct Remains {
 }
 
 impl Remains {
+    /// A start that ends once the data files are read, for libvirt is not ready.
+    pub(in crate::txn) fn start_in_vain(&self) {
+        self.sim.restart();
+        drop(store::testing::open(&TestDisk::new(self.sim.process()), self.directory.path()).unwrap());
+        self.sim.process().kill();
+    }
+
+    /// The data directory.
+    pub(in crate::txn) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// Starts the service.
     pub(in crate::txn) async fn boot(self, die_at: Option<u64>) -> Result<Rig, Self> {
         let Self { sim, directory, name, trail } = self;
@@ -54,7 +65,7 @@ impl Remains {
             assert!(process.is_dead(), "the data directory can't be opened");
             return Err(Self { sim, directory, name, trail });
         };
-        let lost = opened.loaded.notices.iter().any(Notice::is_loss);
+        let lost = opened.loaded.lost;
         let mut rig = Rig::build(sim, directory, disk, &name, opened);
         if let Some(trail) = trail {
             assert!(rig.node.trail.set(trail).is_ok());

@@ -7,13 +7,14 @@ use std::time::Duration;
 use cell::model::GuestId;
 use nix::sys::signal::Signal;
 
+use super::core::{DEADLINE, PATIENCE};
 use super::{eventually, eventually_some, Host, Running};
 
 /// What a test guest prints on its serial port when it boots.
 pub const BOOT_LINE: &str = "cell demo guest: it boots";
 
 /// Longest wait for a boot under emulation on a busy machine.
-const BOOT: Duration = Duration::from_secs(120);
+pub const BOOT: Duration = Duration::from_secs(600);
 
 /// The program under test: the build of the tests, or another one, for figures of a release build.
 fn built_program() -> PathBuf {
@@ -32,7 +33,7 @@ impl Cell {
     pub fn install(host: Host, domain: &str) -> Self {
         let home = host.home();
         std::fs::create_dir_all(home.join("config")).unwrap();
-        let settings = format!(r#"{{"domain": "{domain}", "group_address": "224.0.0.226", "group_port": 5599, "timeout": 10}}"#);
+        let settings = format!(r#"{{"domain": "{domain}", "group_address": "224.0.0.226", "group_port": 5599, "timeout": {DEADLINE}}}"#);
         std::fs::write(home.join("config/domain.cfg"), settings).unwrap();
         std::fs::write(home.join("config/cell.cfg"), r#"{"virtualization": "qemu", "log_level": "debug"}"#).unwrap();
         Self { host, home, program: built_program() }
@@ -77,6 +78,12 @@ impl Cell {
     /// Runs `cell` with these arguments.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
+    }
+
+    /// What `cell status` says, when the service tells in time how it is.
+    pub fn status(&self) -> Option<serde_json::Value> {
+        let status: serde_json::Value = serde_json::from_slice(&self.cli(&["status", "--json"]).stdout).unwrap();
+        status["service"].is_object().then_some(status)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -124,7 +131,7 @@ impl Cell {
     pub fn kill(&self) {
         let pid = self.pid();
         self.host.signal(pid, Signal::SIGKILL);
-        eventually("the service is gone", Duration::from_secs(10), || !self.host.runs(pid));
+        eventually("the service is gone", PATIENCE, || !self.host.runs(pid));
     }
 
     /// A file below its home.

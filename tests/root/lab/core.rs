@@ -3,18 +3,26 @@
 use std::fs::File;
 use std::future::Future;
 use std::ops::Deref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell::model::GuestId;
 use corelet::requests::{CreateGuest, StopMode};
 use corelet::{AddressPool, Core, CoreConfig, Event, Events, RequestError, SharedStorage};
 use nix::sched::{setns, CloneFlags};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
-use super::{Cell, Lab, CORE_ADDRESS};
+use super::{eventually, Cell, Lab, CORE_ADDRESS};
 
-/// Longest wait for an event that is not about time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for an event that is not about time, and for a Cell that joins: a machine may be slow, and it may stand still for a while.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long a Cell has for a request. The Core waits longer, so that it is the Cell that says what was too slow.
+pub(super) const DEADLINE: u64 = 30;
+const CORES_DEADLINE: Duration = Duration::from_secs(3 * DEADLINE);
+
+/// Longest wait for an answer to a question that is asked again and again.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// Storage pool of a Core with shared storage.
 pub const SHARED_POOL: &str = "nas";
@@ -67,6 +75,7 @@ impl TestCore {
     fn configured(lab: &Lab, change: impl FnOnce(&mut CoreConfig)) -> Self {
         let runtime = runtime_inside(&lab.core().holder());
         let mut config = CoreConfig::new(CORE_ADDRESS.parse().expect("an address"));
+        config.timeout = CORES_DEADLINE;
         change(&mut config);
         let core = runtime.block_on(runtime.spawn(Core::start(config))).expect("no panic").expect("the Core starts");
         Self { core: Some(core), runtime }
@@ -82,10 +91,15 @@ impl TestCore {
         self.runtime.block_on(self.runtime.spawn(future)).expect("no panic")
     }
 
-    /// Waits until the Cell has joined and taken its pool.
-    pub fn joined(&self, cell: &Cell, limit: Duration) {
-        let name = cell.name();
-        self.wait(self.wait_cell(Some(&name), limit)).unwrap_or_else(|error| panic!("{error}"));
+    /// Waits until the Cell has joined and taken its pool, and answers: one that has just died counts as there until the Core misses it.
+    pub fn joined(&self, cell: &Cell) -> Duration {
+        let (name, begun) = (cell.name(), Instant::now());
+        self.wait(self.wait_cell(Some(&name), PATIENCE)).unwrap_or_else(|error| panic!("{error}"));
+        eventually("the Cell answers", PATIENCE, || {
+            let asked = async { timeout(MOMENT, self.query_storage(&name)).await };
+            matches!(self.wait(asked), Ok(Ok(_)))
+        });
+        begun.elapsed()
     }
 
     /// Waits for an event about the guest.
@@ -132,6 +146,13 @@ impl TestCore {
     /// Whether the guest runs, as its Cell says now.
     pub fn running(&self, cell: &Cell, guest: GuestId) -> Result<bool, RequestError> {
         self.wait(self.get_status(&cell.name(), guest)).map(|status| status.running)
+    }
+
+    /// Whether the guest runs, when its Cell says so at once; for questions that are asked until it does.
+    pub fn says(&self, cell: &Cell, guest: GuestId, runs: bool) -> bool {
+        let name = cell.name();
+        let asked = async { timeout(MOMENT, self.get_status(&name, guest)).await };
+        matches!(self.wait(asked), Ok(Ok(status)) if status.running == runs)
     }
 
     /// Ends it as a crash would: nobody is told.

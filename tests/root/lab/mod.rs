@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use cell::{Cell, BOOT_LINE};
+pub use cell::{Cell, BOOT, BOOT_LINE};
 pub use core::{TestCore, PATIENCE, SHARED_POOL};
 pub use host::{Host, Running};
 pub use wait::{eventually, eventually_some, output_of};

@@ -2,24 +2,29 @@
 //!
 //! Contract: an image changes its name by links and renames, which the directory survives a crash with; a new image is on the disk before
 //! it gets a name that matters. What a merge overwrites is kept inside of the image itself, as a qcow2 snapshot: that costs no copy,
-//! and the mark survives a crash together with the content that it belongs to.
+//! and the mark survives a crash together with the content that it belongs to. A directory whose server is gone costs a few threads ([`super::doors`]).
 
 mod names;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::doors::{directory_of, doors, kind};
 use super::qemu_img::{self, Info, Inside};
 use crate::faults;
 use crate::host::{Change, DiskImage, Disks, ErrorKind, HostError, LongJob, Result};
 
 /// Jobs that copy data, at once in one directory. More would only make each of them slower.
 const LONG_JOBS: usize = 2;
+
+/// How long a directory may take to be listed.
+const LISTING: Duration = Duration::from_secs(4);
 
 /// The inner snapshot that a merge can be taken back with; the name of the file that it belongs to follows. Under another file
 /// name the merge was completed, and the mark is a left-over.
@@ -34,31 +39,29 @@ pub struct LocalDisks {
 impl LocalDisks {
     /// Waits for a place among the long jobs of the path's directory.
     async fn place(&self, path: &Path) -> Result<OwnedSemaphorePermit> {
-        let directory = path.parent().unwrap_or(path).to_owned();
+        let directory = directory_of(path).to_owned();
         let places = self.long.lock().entry(directory).or_insert_with(|| Arc::new(Semaphore::new(LONG_JOBS))).clone();
         let closed = |error| HostError::with_source(ErrorKind::Failed, format!("cannot work on {}", path.display()), error);
         places.acquire_owned().await.map_err(closed)
     }
 }
 
-/// Runs something that blocks.
-async fn blocking<T: Send + 'static>(what: String, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
-    let work = move || {
-        faults::host();
-        let done = work();
-        faults::host();
-        done
-    };
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    done.map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::AlreadyExists => ErrorKind::Exists,
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-            _ => ErrorKind::Failed,
-        };
-        HostError::with_source(kind, what, error)
-    })
+/// Work with the places in it at which tests end the process.
+fn passing<T>(work: impl FnOnce() -> T) -> T {
+    faults::host();
+    let done = work();
+    faults::host();
+    done
+}
+
+fn told<T>(what: String, done: std::io::Result<T>) -> Result<T> {
+    done.map_err(|error| HostError::with_source(kind(&error), what, error))
+}
+
+/// Changes names or modes in the path's directory.
+async fn change<T: Send + 'static>(path: &Path, what: String, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    let done = doors().change(directory_of(path), &what, move || passing(work)).await?;
+    told(what, done)
 }
 
 /// A path that is safe to hand on: absolute, so that no program takes it for an option or a protocol.
@@ -81,7 +84,8 @@ fn is_marked(info: &Info, path: &Path) -> bool {
 
 async fn persist(path: &Path) -> Result<()> {
     let (path, what) = (path.to_owned(), format!("cannot write {} to the disk", path.display()));
-    blocking(what, move || names::persist(&path)).await
+    let done = doors().sync(directory_of(&path.clone()), &what, move || passing(|| names::persist(&path))).await?;
+    told(what, done)
 }
 
 /// Removes all marks that an image has.
@@ -116,7 +120,9 @@ impl Disks for LocalDisks {
 
     async fn files(&self, directory: &str, prefix: &str) -> Result<Vec<String>> {
         let (directory, prefix) = (PathBuf::from(directory), prefix.to_owned());
-        blocking(format!("cannot list {}", directory.display()), move || names::list(&directory, &prefix)).await
+        let (what, listed) = (format!("cannot list {}", directory.display()), directory.clone());
+        let names = doors().ask(&directory, &what, LISTING, move || names::list(&listed, &prefix)).await?;
+        told(what, names)
     }
 
     async fn overlay(&self, path: &str, backing: &str, capacity: u64) -> Result<()> {
@@ -124,7 +130,7 @@ impl Disks for LocalDisks {
         self.remove(&path.to_string_lossy()).await?;
         qemu_img::create_overlay(&path, &backing, capacity).await?;
         let (new, like) = (path.clone(), backing);
-        blocking(format!("cannot set the mode of {}", path.display()), move || names::adopt_mode(&new, &like)).await?;
+        change(&path, format!("cannot set the mode of {}", path.display()), move || names::adopt_mode(&new, &like)).await?;
         persist(&path).await
     }
 
@@ -140,24 +146,25 @@ impl Disks for LocalDisks {
     async fn replace(&self, path: &str, new: &str, aside: &str) -> Result<()> {
         let (path, new, aside) = (checked(path)?, checked(new)?, checked(aside)?);
         let what = format!("cannot put {} in the place of {}", new.display(), path.display());
-        blocking(what, move || names::replace(&path, &new, &aside)).await
+        change(&path.clone(), what, move || names::replace(&path, &new, &aside)).await
     }
 
     async fn set_aside(&self, path: &str, aside: &str) -> Result<()> {
         let (path, aside) = (checked(path)?, checked(aside)?);
-        blocking(format!("cannot rename {} to {}", path.display(), aside.display()), move || names::set_aside(&path, &aside)).await
+        let what = format!("cannot rename {} to {}", path.display(), aside.display());
+        change(&path.clone(), what, move || names::set_aside(&path, &aside)).await
     }
 
     async fn put_back(&self, path: &str, new: Option<&str>, aside: &str) -> Result<Change> {
         let (path, aside) = (checked(path)?, checked(aside)?);
         let new = new.map(checked).transpose()?;
         let what = format!("cannot put {} back in the place of {}", aside.display(), path.display());
-        blocking(what, move || names::put_back(&path, new.as_deref(), &aside)).await
+        change(&path.clone(), what, move || names::put_back(&path, new.as_deref(), &aside)).await
     }
 
     async fn remove(&self, path: &str) -> Result<Change> {
         let path = checked(path)?;
-        blocking(format!("cannot remove {}", path.display()), move || names::remove(&path)).await
+        change(&path.clone(), format!("cannot remove {}", path.display()), move || names::remove(&path)).await
     }
 
     async fn resize(&self, path: &str, capacity: u64) -> Result<Change> {

@@ -91,3 +91,24 @@ async fn a_new_image_gets_the_mode_of_the_one_it_replaces() {
     disks.replace(&disk, &new, &old).await.unwrap();
     assert_eq!(std::fs::metadata(&disk).unwrap().permissions().mode() & 0o777, 0o666);
 }
+
+#[tokio::test]
+async fn images_that_cannot_be_brought_to_the_disk_hold_up_nothing_else() {
+    let (disks, place) = (LocalDisks::default(), directory());
+    // Opening it waits for a writer, as on a file system that does not answer.
+    let silent = path(&place, "silent");
+    nix::unistd::mkfifo(silent.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut hung: Vec<_> = (0..20).map(|_| disks.persist(&silent)).collect();
+    for hung in &mut hung {
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(10), hung).await.is_err(), "it hangs");
+    }
+    write(&place, "other");
+    assert_eq!(disks.files(&place.path().to_string_lossy(), "o").await.unwrap(), ["other"]);
+    assert_eq!(disks.remove(&path(&place, "other")).await.unwrap(), Change::Changed);
+    let answer = std::fs::OpenOptions::new().read(true).write(true).open(&silent).unwrap();
+    for hung in hung {
+        // A pipe can't be synced; that it has ended is what counts.
+        assert!(hung.await.is_err());
+    }
+    drop(answer);
+}

@@ -3,16 +3,19 @@
 //! Contract: an entry is the exact file that the server sent, named by image id and signature, in the hidden directory `.image_cache` of the pool: on the
 //! pool's file system, so that a copy can share its blocks, and no volume of the pool. An entry is complete and on the disk before it has its name.
 //! All entries of a pool together take at most the configured size; the one that was not used for the longest time goes first. The cache gives way to
-//! guests: it leaves a tenth of the file system free, at most 8 GiB, and entries go when a clone needs their room. Everything here blocks.
+//! guests: it leaves a tenth of the file system free, at most 8 GiB, and entries go when a clone needs their room. Caches do not
+//! wait for each other, and nobody waits while one is copied into. Everything here blocks.
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::statvfs::statvfs;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::super::sparse;
 use crate::host::MEDIA_DIRECTORY;
@@ -26,6 +29,9 @@ const UNFINISHED: &str = ".new-";
 /// An unfinished copy that nobody has touched for so long was left by a crash. (A shared pool has other hosts' copies as well.)
 const ABANDONED: Duration = Duration::from_secs(600);
 
+/// How long a change of a cache may take: it changes names and lists files.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The part of the file system that is left to guests: one in so many bytes, but no more than [`LARGEST_RESERVE`].
 const RESERVE: u64 = 10;
 const LARGEST_RESERVE: u64 = 8 << 30;
@@ -34,8 +40,19 @@ const LARGEST_RESERVE: u64 = 8 << 30;
 pub(super) struct Cache {
     /// Most bytes a pool; 0 switches the cache off.
     limit: u64,
-    /// One change at a time.
-    changing: Mutex<()>,
+    /// Changes of each, one at a time.
+    pools: Mutex<HashMap<PathBuf, Arc<Mutex<Copies>>>>,
+}
+
+/// Copies into a cache that are not complete: they have taken their room already.
+type Copies = Vec<Copy>;
+
+struct Copy {
+    /// Where it is written.
+    unfinished: PathBuf,
+    /// The name that it is going to have.
+    path: PathBuf,
+    bytes: u64,
 }
 
 struct Entry {
@@ -46,7 +63,7 @@ struct Entry {
 
 impl Cache {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, changing: Mutex::new(()) }
+        Self { limit, pools: Mutex::default() }
     }
 
     /// Most bytes that are kept.
@@ -66,23 +83,36 @@ impl Cache {
         Some(file)
     }
 
-    /// Keeps the content of an image that was just fetched and checked; false when there is no room for it.
+    /// Keeps the content of an image that was just fetched and checked; false when there is no room for it, or when somebody else is about to keep it.
+    /// Nobody waits for the copy.
     pub(super) fn keep(&self, disk: &Path, id: &str, signature: &str, image: &File) -> io::Result<bool> {
         let Some(directory) = directory(disk).filter(|_| self.limit > 0) else { return Ok(false) };
-        let _changing = self.changing.lock();
-        let path = directory.join(name(id, signature));
-        if path.exists() {
-            return Ok(true);
-        }
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let metadata = image.metadata()?;
-        if !self.make_room(&directory, id, occupied(&metadata))? {
-            return Ok(false);
-        }
-        let copy = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&directory)?;
-        sparse::copy(image, copy.as_file(), metadata.len(), |_| true)?;
-        copy.as_file().sync_all()?;
+        let pool = self.pool(&directory);
+        let (metadata, path) = (image.metadata()?, directory.join(name(id, signature)));
+        let copy = {
+            let mut copies = patiently(&pool, &directory)?;
+            if path.exists() {
+                return Ok(true);
+            }
+            if copies.iter().any(|copy| copy.path == path) {
+                return Ok(false);
+            }
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            let bytes = occupied(&metadata);
+            if !self.make_room(&directory, id, bytes, &copies)? {
+                return Ok(false);
+            }
+            let copy = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&directory)?;
+            copies.push(Copy { unfinished: copy.path().to_owned(), path: path.clone(), bytes });
+            copy
+        };
+        let unfinished = copy.path().to_owned();
+        let written = sparse::copy(image, copy.as_file(), metadata.len(), |_| true).and_then(|()| copy.as_file().sync_all());
+        let mut copies = pool.lock();
+        copies.retain(|copy| copy.unfinished != unfinished);
+        written?;
         copy.persist(&path).map_err(|error| error.error)?;
+        drop(copies);
         File::open(&directory)?.sync_all()?;
         Ok(true)
     }
@@ -90,7 +120,8 @@ impl Cache {
     /// Lets entries go until the pool has `bytes` free. It may not get there; whoever writes will see.
     pub(super) fn give_way(&self, disk: &Path, bytes: u64) {
         let Some(directory) = directory(disk).filter(|directory| directory.is_dir()) else { return };
-        let _changing = self.changing.lock();
+        let pool = self.pool(&directory);
+        let Ok(_copies) = patiently(&pool, &directory).inspect_err(|error| tracing::warn!("{error}")) else { return };
         let mut entries = entries(&directory).unwrap_or_default().into_iter();
         while free(&directory).is_ok_and(|(free, _)| free < bytes) {
             let Some(entry) = entries.next() else { return };
@@ -98,18 +129,23 @@ impl Cache {
         }
     }
 
-    /// Removes what is superseded or abandoned, then the least recently used, until `bytes` more fit.
-    fn make_room(&self, directory: &Path, id: &str, bytes: u64) -> io::Result<bool> {
+    fn pool(&self, directory: &Path) -> Arc<Mutex<Copies>> {
+        self.pools.lock().entry(directory.to_owned()).or_default().clone()
+    }
+
+    /// Removes what is superseded or abandoned, then the least recently used, until `bytes` more fit beside the copies under way.
+    fn make_room(&self, directory: &Path, id: &str, bytes: u64, copies: &[Copy]) -> io::Result<bool> {
         let superseded = format!("{id}.");
         let (old, kept): (Vec<Entry>, Vec<Entry>) =
             entries(directory)?.into_iter().partition(|entry| file_name(&entry.path).starts_with(&superseded));
         old.iter().for_each(remove);
-        remove_abandoned(directory)?;
+        remove_abandoned(directory, copies)?;
+        let wanted = copies.iter().fold(bytes, |sum, copy| sum.saturating_add(copy.bytes));
         let mut taken: u64 = kept.iter().map(|entry| entry.bytes).sum();
         let mut kept = kept.into_iter();
         loop {
             let (free, whole) = free(directory)?;
-            if taken.saturating_add(bytes) <= self.limit && free.saturating_sub(bytes) >= (whole / RESERVE).min(LARGEST_RESERVE) {
+            if taken.saturating_add(wanted) <= self.limit && free.saturating_sub(wanted) >= (whole / RESERVE).min(LARGEST_RESERVE) {
                 return Ok(true);
             }
             let Some(oldest) = kept.next() else { return Ok(false) };
@@ -117,6 +153,12 @@ impl Cache {
             remove(&oldest);
         }
     }
+}
+
+/// The changes of a cache, unless somebody works on it for too long: its file system does not answer.
+fn patiently<'a>(pool: &'a Mutex<Copies>, directory: &Path) -> io::Result<MutexGuard<'a, Copies>> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("the image cache {} does not answer", directory.display()));
+    pool.try_lock_for(PATIENCE).ok_or_else(late)
 }
 
 /// Removes the whole cache of a pool, and the media images beside it, because the pool goes.
@@ -169,8 +211,11 @@ fn files(directory: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     Ok(files)
 }
 
-fn remove_abandoned(directory: &Path) -> io::Result<()> {
+fn remove_abandoned(directory: &Path, copies: &[Copy]) -> io::Result<()> {
     for (path, metadata) in files(directory)? {
+        if copies.iter().any(|copy| copy.unfinished == path) {
+            continue;
+        }
         let untouched = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
         if file_name(&path).starts_with(UNFINISHED) && untouched > ABANDONED {
             std::fs::remove_file(path)?;

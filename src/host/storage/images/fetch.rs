@@ -52,9 +52,7 @@ pub(super) async fn fetch(shared: &Arc<Shared>, image: &ImageLocation, disk: &Pa
     if size < capacity {
         qemu_img::resize(part.path(), capacity).await?;
     }
-    blocking(move || file.sync_all().map_err(|error| on_file("the image can't be brought to the disk", error))).await?;
-    part.keep();
-    Ok(())
+    blocking(move || part.keep(&file).map_err(|error| on_file("the image can't be brought to the disk", error))).await
 }
 
 /// Copies a cached image.

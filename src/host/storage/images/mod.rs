@@ -33,6 +33,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::doors::{directory_of, doors};
 use crate::host::{Change, ErrorKind, HostError, ImageLocation, Images, Result, Transfer};
 pub use answer::assess as assess_answer;
 pub(in crate::host) use cache::discard_cache;
@@ -45,6 +46,9 @@ const THREADS: usize = 1;
 
 /// Threads for the disks' side: each transfer has one.
 const DISK_THREADS: usize = 64;
+
+/// How long a pool may take to let go of what a transfer left.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How image servers prove who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,11 +139,18 @@ impl Images for ImageClient {
     }
 
     async fn install(&self, disk: &str) -> Result<()> {
-        on_disk(disk, "the new content can't be put in place of", part::install).await
+        let what = format!("the new content can't be put in place of {disk}");
+        let (disk, directory) = (PathBuf::from(disk), directory_of(Path::new(disk)));
+        let installed = doors().change(directory, &what, move || part::install(&disk)).await?;
+        installed.map_err(|error| on_file(what, error))
     }
 
     async fn discard(&self, disk: &str) -> Result<Change> {
-        let removed = on_disk(disk, "what a transfer left can't be removed from beside", part::discard).await?;
+        let (disk, directory) = (PathBuf::from(disk), directory_of(Path::new(disk)));
+        let what = format!("what a transfer left can't be removed from beside {}", disk.display());
+        // Beside it pools may be waited for. One that goes later than this is known to is as well gone.
+        let removed = doors().ask(directory, &what, PATIENCE, move || part::discard(&disk)).await?;
+        let removed = removed.map_err(|error| on_file(what, error))?;
         Ok(if removed { Change::Changed } else { Change::Unchanged })
     }
 
@@ -155,11 +166,9 @@ impl Images for ImageClient {
 
     async fn discard_media(&self, directory: &str, keep: &[String]) -> Result<Change> {
         let (directory, keep, limit) = (PathBuf::from(directory), keep.to_vec(), self.shared.cache.limit());
-        upload::blocking(move || {
-            let what = || format!("media images that nobody uses can't be removed from {}", directory.display());
-            media::discard(&directory, &keep, limit).map_err(|error| on_file(what(), error))
-        })
-        .await
+        let what = format!("media images that nobody uses can't be removed from {}", directory.display());
+        let discarded = doors().change(&directory.clone(), &what, move || media::discard(&directory, &keep, limit)).await?;
+        discarded.map_err(|error| on_file(what, error))
     }
 
     async fn upload(&self, disk: &str, image: &ImageLocation, transfer: &Transfer) -> Result<u64> {
@@ -179,12 +188,6 @@ async fn unless_stopped<T>(transfer: &Transfer, what: &str, work: impl Future<Ou
         () = transfer.stop().cancelled() => Err(HostError::new(ErrorKind::Failed, format!("{what}: it was stopped"))),
         result = work => result,
     }
-}
-
-/// Quick work on a disk's directory, on a thread for blocking work.
-async fn on_disk<T: Send + 'static>(disk: &str, what: &'static str, work: fn(&Path) -> std::io::Result<T>) -> Result<T> {
-    let disk = PathBuf::from(disk);
-    upload::blocking(move || work(&disk).map_err(|error| on_file(format!("{what} {}", disk.display()), error))).await
 }
 
 #[cfg(test)]

@@ -45,9 +45,12 @@ impl Part {
         &self.path
     }
 
-    /// It is complete and stays.
-    pub(super) fn keep(mut self) {
+    /// It is complete and stays: content and name are on the disk when this returns. Whoever puts it in place after a crash has to find it.
+    pub(super) fn keep(mut self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())?;
         self.kept = true;
+        Ok(())
     }
 }
 
@@ -99,12 +102,24 @@ mod tests {
         std::fs::write(&path, "left by a crash").unwrap();
         let (part, file) = Part::create(&disk).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 0);
-        part.keep();
+        part.keep(&file).unwrap();
         install(&disk).unwrap();
         assert_eq!(std::fs::read(&disk).unwrap(), b"");
         assert!(!discard(&disk).unwrap());
         std::fs::write(&path, "x").unwrap();
         assert!(discard(&disk).unwrap());
+    }
+
+    #[test]
+    fn a_part_whose_name_cannot_be_brought_to_the_disk_is_not_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = directory.path().join("pool");
+        std::fs::create_dir(&pool).unwrap();
+        let disk = pool.join("a_sys.qcow2");
+        std::fs::write(&disk, "old").unwrap();
+        let (part, file) = Part::create(&disk).unwrap();
+        std::fs::rename(&pool, directory.path().join("elsewhere")).unwrap();
+        assert_eq!(part.keep(&file).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

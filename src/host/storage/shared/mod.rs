@@ -2,35 +2,28 @@
 //!
 //! Contract: nothing is read or written below a directory that is not mounted. What is written replaces the former file at once or not at all; a
 //! claim is changed in place under a lock that holds for all hosts of the server, because an NFS client may show a file that was renamed
-//! away for some time. Every call ends within [`PATIENCE`]; a server that does not answer holds [`AT_ONCE`] threads at most.
+//! away for some time. Every call ends within [`PATIENCE`]; a server that does not answer holds a few threads at most ([`super::doors`]).
 
 mod claims;
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind as IoKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::ser::{PrettyFormatter, Serializer};
-use tokio::sync::Semaphore;
-use tokio::time::{timeout_at, Instant};
 
+use super::doors::{doors, kind};
 use super::is_mounted;
 use crate::faults;
-use crate::host::{Change, ErrorKind, HostError, Result, Shared, SharedGuest};
+use crate::host::{Change, HostError, Result, Shared, SharedGuest};
 use crate::model::{Claim, GuestConfig, GuestId};
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
-
-/// Calls at once for each directory.
-const AT_ONCE: usize = 4;
 
 const META: &str = "meta";
 const VOLS: &str = "vols";
@@ -51,7 +44,6 @@ const PASSING: [&str; 9] = [
 
 /// The real files.
 pub struct SharedFiles {
-    doors: Mutex<HashMap<String, Arc<Semaphore>>>,
     boot: String,
     patience: Duration,
     /// Tests work in directories that are not mounted.
@@ -61,7 +53,7 @@ pub struct SharedFiles {
 impl Default for SharedFiles {
     fn default() -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Self { doors: Mutex::default(), boot: boot.trim().to_owned(), patience: PATIENCE, anywhere: false }
+        Self { boot: boot.trim().to_owned(), patience: PATIENCE, anywhere: false }
     }
 }
 
@@ -73,36 +65,15 @@ impl SharedFiles {
         what: String,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let door = self.doors.lock().entry(directory.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone();
-        let deadline = Instant::now() + self.patience;
-        let Ok(Ok(permit)) = timeout_at(deadline, door.acquire_owned()).await else {
-            return Err(HostError::new(ErrorKind::Unavailable, format!("cannot {what}: the file server does not answer")));
-        };
-        let (path, anywhere) = (PathBuf::from(directory), self.anywhere);
-        let call = tokio::task::spawn_blocking(move || {
-            // Free when the call is back, not when its caller gave up.
-            let _permit = permit;
+        let (path, anywhere, what) = (PathBuf::from(directory), self.anywhere, format!("cannot {what}"));
+        let call = move || {
             if !anywhere && !is_mounted(&path)? {
                 return Err(io::Error::new(IoKind::NotConnected, format!("no file server is mounted at {}", path.display())));
             }
             work(&path)
-        });
-        match timeout_at(deadline, call).await {
-            Ok(Ok(result)) => result.map_err(|error| HostError::with_source(kind(&error), format!("cannot {what}"), error)),
-            Ok(Err(ended)) => Err(HostError::with_source(ErrorKind::Unknown, format!("cannot {what}: it ended early"), ended)),
-            Err(_) => Err(HostError::new(ErrorKind::Unknown, format!("cannot {what}: the file server has not answered in time"))),
-        }
-    }
-}
-
-fn kind(error: &io::Error) -> ErrorKind {
-    match error.kind() {
-        IoKind::NotFound => ErrorKind::NotFound,
-        IoKind::NotConnected => ErrorKind::Unavailable,
-        IoKind::WouldBlock => ErrorKind::Busy,
-        IoKind::InvalidData => ErrorKind::Invalid,
-        IoKind::StorageFull | IoKind::QuotaExceeded => ErrorKind::NoSpace,
-        _ => ErrorKind::Failed,
+        };
+        let result = doors().ask(Path::new(directory), &what, self.patience, call).await?;
+        result.map_err(|error| HostError::with_source(kind(&error), what, error))
     }
 }
 

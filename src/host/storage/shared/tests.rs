@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::host::ErrorKind;
 use crate::model::VolumeGroup;
 
 fn files() -> (SharedFiles, tempfile::TempDir, String) {
@@ -113,23 +114,4 @@ async fn nothing_is_written_where_nothing_is_mounted() {
     assert_eq!(files.save(&directory, &guest(1)).await.unwrap_err().kind, ErrorKind::Unavailable);
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     assert!(!files.boot().is_empty());
-}
-
-#[tokio::test]
-async fn a_silent_server_holds_some_threads_and_no_more() {
-    let (files, _scratch, directory) = files();
-    let files = SharedFiles { patience: Duration::from_millis(20), ..files };
-    let (release, gate) = std::sync::mpsc::channel::<()>();
-    let gate = Arc::new(Mutex::new(gate));
-    for _ in 0..AT_ONCE {
-        let gate = gate.clone();
-        let hung = files.run(&directory, "hang".into(), move |_| {
-            let _ = gate.lock().recv();
-            Ok(())
-        });
-        assert_eq!(hung.await.unwrap_err().kind, ErrorKind::Unknown);
-    }
-    let refused = files.claim(&directory, GuestId::from_bytes([1; 16])).await.unwrap_err();
-    assert_eq!(refused.kind, ErrorKind::Unavailable);
-    drop(release);
 }

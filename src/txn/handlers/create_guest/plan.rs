@@ -168,9 +168,11 @@ fn read_addresses(params: Params<'_>) -> Result<[String; 2], Failure> {
     Ok([internal.clone(), external.clone()])
 }
 
+/// What DHCP and cloud-init can give to the guest: without a length of the prefix neither would.
 fn is_cidr(text: &str) -> bool {
-    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-    address.parse::<Ipv4Addr>().is_ok() && prefix.parse::<u8>().is_ok_and(|bits| bits <= 32)
+    text.split_once('/').is_some_and(|(address, prefix)| {
+        address.parse::<Ipv4Addr>().is_ok_and(|address| !address.is_unspecified()) && prefix.parse::<u8>().is_ok_and(|bits| bits <= 32)
+    })
 }
 
 /// Only a bridged network and the storage mode that the Core always sends exist (contract §6.2).

@@ -205,6 +205,58 @@ async fn a_silent_server_holds_up_nothing_but_its_own_guests() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_core_moves_new_guests_off_a_silent_server_while_creates_hang_on_it() {
+    let (mut rig, share) = attached().await;
+    // As long as the real host waits for a directory.
+    rig.sim.set_deadline(Duration::from_secs(4));
+    share.set_dead(true);
+    let begun = Instant::now();
+    for number in 1..=3 {
+        let request = create_request(GuestId::from_bytes([number; 16]), &format!("g.hangs{number}"));
+        rig.engine.request(LINK, request.from_session(number.into()));
+    }
+    let moved = rig.ask(ready_request("")).await;
+    assert!(moved.success, "{}", moved.error);
+    assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
+    for number in 1..=3 {
+        let refused = rig.answer(number).await;
+        assert!(refused.error.contains("has not answered in time"), "{}", refused.error);
+    }
+    let begun = Instant::now();
+    let local = GuestId::from_bytes([9; 16]);
+    assert!(rig.ask(create_request(local, "g.local")).await.success);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(rig.node.books.guest(local).unwrap().config.storage_pool, LOCAL_POOL);
+    rig.settle().await;
+}
+
+/// Whoever waits for the pools stands in the way of everybody who makes a volume, so nobody waits for longer than its answer.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_pools_beyond_its_deadline() {
+    let (mut rig, _) = attached().await;
+    let node = rig.node.clone();
+    let making = node.layout.read().await;
+    let moves =
+        [ready_request(""), ready_request("other"), Message::new(MessageId::MODIFY_CELL_STORAGE_REQUEST).string(Key::Path, "/elsewhere")];
+    for request in moves {
+        let begun = Instant::now();
+        let refused = rig.ask(request).await;
+        assert!(refused.error.contains("volumes are being made"), "{}", refused.error);
+        assert!(begun.elapsed() < TIMEOUT);
+        rig.settle().await;
+        assert!(node.layout.try_read().is_ok(), "nobody is left in line");
+    }
+    drop(making);
+    let moving = node.layout.write().await;
+    let id = GuestId::from_bytes([9; 16]);
+    let refused = rig.ask(create_request(id, "g.late")).await;
+    assert!(refused.error.contains("the storage pools are being changed"), "{}", refused.error);
+    rig.settle().await;
+    drop(moving);
+    assert!(rig.ask(create_request(id, "g.late")).await.success);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_core_gets_its_list_of_guests_although_the_known_server_is_silent_and_a_new_one_is_refused_in_time() {
     let (mut rig, share) = attached().await;
     rig.with_guest(1).await;

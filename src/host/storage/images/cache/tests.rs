@@ -116,3 +116,50 @@ fn what_a_crash_left_goes_and_what_another_host_writes_stays() {
     assert!(cache.keep(&pool.disk, "one", SIGNATURE, &pool.image(b"hello")).unwrap());
     assert_eq!(pool.names(), [".new-young".to_owned(), name("one", SIGNATURE)]);
 }
+
+#[test]
+fn a_copy_under_way_holds_its_room_and_holds_up_nobody() {
+    let (pool, other) = (Pool::new(), Pool::new());
+    let cache = Cache::new(5 << 19);
+    let mebibyte = vec![7; 1 << 20];
+    let directory = pool.directory.path().join(DIRECTORY);
+    std::fs::create_dir(&directory).unwrap();
+    let unfinished = directory.join(".new-slow");
+    File::create(&unfinished).unwrap().set_modified(SystemTime::now() - ABANDONED * 2).unwrap();
+    let copy = Copy { unfinished, path: directory.join(name("slow", SIGNATURE)), bytes: 1 << 20 };
+    cache.pool(&directory).lock().push(copy);
+
+    cache.give_way(&pool.disk, 1);
+    assert!(!cache.keep(&pool.disk, "slow", SIGNATURE, &pool.image(b"hello")).unwrap(), "it is being kept already");
+    assert!(cache.keep(&pool.disk, "a", SIGNATURE, &pool.image(&mebibyte)).unwrap());
+    assert!(cache.keep(&pool.disk, "b", SIGNATURE, &pool.image(&mebibyte)).unwrap());
+    assert_eq!(pool.names(), [".new-slow".to_owned(), name("b", SIGNATURE)], "there is room for two, and one of them is on its way");
+
+    // Somebody changes this cache and does not get on; others have their own.
+    let lock = cache.pool(&directory);
+    let _held = lock.lock();
+    assert!(cache.keep(&other.disk, "a", SIGNATURE, &other.image(&mebibyte)).unwrap());
+    cache.give_way(&other.disk, u64::MAX);
+    assert_eq!(other.names(), [""; 0]);
+}
+
+#[test]
+fn copies_at_the_same_time_leave_whole_entries() {
+    let pool = Pool::new();
+    let cache = Cache::new(1 << 30);
+    std::thread::scope(|scope| {
+        for number in 0..8_u8 {
+            let (cache, pool) = (&cache, &pool);
+            scope.spawn(move || {
+                let id = format!("image{}", number % 4);
+                cache.keep(&pool.disk, &id, SIGNATURE, &pool.image(&vec![number % 4; 1 << 20])).unwrap();
+            });
+        }
+    });
+    assert_eq!(pool.names(), (0..4).map(|number| name(&format!("image{number}"), SIGNATURE)).collect::<Vec<_>>());
+    for number in 0..4 {
+        let found = cache.find(&pool.disk, &format!("image{number}"), SIGNATURE, 1 << 20).unwrap();
+        assert!(content(found) == vec![number; 1 << 20]);
+    }
+    assert!(cache.pool(&pool.directory.path().join(DIRECTORY)).lock().is_empty());
+}
