@@ -11,9 +11,9 @@ use super::step::Step;
 use crate::model::{GuestId, Volume};
 use crate::txn::{Failure, Node};
 
-/// Refuses while a guest runs on images that taking these steps back would change. Nothing is asked for steps without images.
+/// Refuses while a guest runs on images that these steps would change. Nothing is asked for steps without images.
 pub(super) async fn check(node: &Arc<Node>, guests: &[GuestId], steps: &[Step]) -> Result<(), Failure> {
-    if !steps.iter().any(|step| matches!(step, Step::Aside { .. } | Step::Merge { .. } | Step::Size { .. })) {
+    if !steps.iter().any(|step| matches!(step, Step::Aside { .. } | Step::Merge { .. } | Step::Size { .. } | Step::Install { .. })) {
         return Ok(());
     }
     for guest in guests {
@@ -24,7 +24,7 @@ pub(super) async fn check(node: &Arc<Node>, guests: &[GuestId], steps: &[Step]) 
         for step in steps {
             if let Some(path) = half_way(node, step).await?.filter(|path| used.contains(*path)) {
                 return Err(Failure::refused(format!(
-                    "guest {guest} was started on {path}, which a change that broke off has left half-way. It is taken back when the guest \
+                    "guest {guest} was started on {path}, which a change that broke off has left half-way. That change is ended when the guest \
                      has stopped, and what the guest has written since it was started is lost then: copy what is needed out of it before"
                 )));
             }
@@ -42,6 +42,8 @@ async fn half_way<'a>(node: &Node, step: &'a Step) -> Result<Option<&'a str>, Fa
         Step::Size { path, capacity } => {
             there(disks.inspect(path).await)?.filter(|image| image.capacity != *capacity).map(|_| path.as_str())
         }
+        // Whether there is an image to be put in its place is not asked: it is done in a moment when the guest has stopped.
+        Step::Install { disk } => Some(disk),
         _ => None,
     })
 }

@@ -44,10 +44,8 @@ pub(in crate::txn) async fn resolve(node: &Arc<Node>, number: u64, silent: Optio
         Ok(steps) => steps,
         Err(failure) => return Resolved::Left(failure),
     };
-    if course == Course::Back {
-        if let Err(failure) = in_use::check(node, &record.intent.guests, &steps).await {
-            return Resolved::Left(failure);
-        }
+    if let Err(failure) = in_use::check(node, &record.intent.guests, &steps).await {
+        return Resolved::Left(failure);
     }
     let failed = each(node, course, steps, silent).await;
     let reasons: Vec<String> = failed.iter().map(|(step, failure)| format!("{step}: {failure}")).collect();

@@ -6,7 +6,7 @@ use super::*;
 use crate::host::sim::{Operation, SimHost};
 use crate::host::ErrorKind;
 use crate::model::SessionId;
-use crate::proto::message::MessageId;
+use crate::proto::message::{Key, MessageId};
 use crate::txn::testing::{about, create_request, Rig, LINK, TIMEOUT};
 
 /// A transaction of a test's own.
@@ -154,6 +154,31 @@ async fn a_guest_with_something_left_can_be_deleted() {
     drop(undo);
     let answer = rig.ask(about(MessageId::DELETE_GUEST_REQUEST, id)).await;
     assert!(answer.success, "{}", answer.error);
+    assert!(rig.node.store.journal().open_records().is_empty());
+}
+
+/// Under another name an image is not asked for what it held before the merge.
+#[tokio::test(start_paused = true)]
+async fn a_merge_is_taken_back_once_the_images_have_their_names_again() {
+    let mut rig = Rig::new().await;
+    let id = rig.with_guest(1).await;
+    let snapshot = about(MessageId::CREATE_SNAPSHOT_REQUEST, id).string(Key::Name, "s1").string(Key::Description, "");
+    assert!(rig.ask(snapshot).await.success);
+    rig.settle().await;
+    let (top, base) = (format!("/images/local0/{id}_sys.qcow2"), format!("/images/local0/{id}_s1_sys.qcow2"));
+    let aside = format!("{top}.old");
+    rig.sim.write_block(&top, 1, 5);
+    let (before, disks) = (rig.sim.state(), &rig.node.host.disks);
+    let mut undo = Undo::new(&context(&rig), &[id]);
+    let renamed = Step::Aside { path: top.clone(), new: Some(base.clone()), aside: aside.clone() };
+    undo.plan(vec![Step::Merge { path: base.clone() }, renamed]).await.unwrap();
+    disks.merge(&top, &base).await.unwrap();
+    disks.replace(&top, &base, &aside).await.unwrap();
+    rig.sim.fail_next(Operation::PutBack, ErrorKind::Failed);
+    undo.run(Failure::Expired).await;
+    assert_eq!(rig.node.store.journal().open_records()[0].intent.steps.len(), 2, "neither is done");
+    settle(&rig.node, &[id]).await.unwrap();
+    assert_eq!(rig.sim.state(), before);
     assert!(rig.node.store.journal().open_records().is_empty());
 }
 

@@ -119,6 +119,41 @@ fn judge(rig: &Rig, guest: GuestId, name: &str, before: &Contents, at: &str) -> 
     !gone.is_empty()
 }
 
+/// libvirt starts the guest with the host: on its disks as they were, or as they are when the snapshot is gone, and on nothing in between.
+#[tokio::test(start_paused = true)]
+async fn the_youngest_snapshot_of_a_guest_that_starts_with_the_host() {
+    let (mut walked, mut point) = (0, 1);
+    loop {
+        let at = format!("dead at point {point}");
+        let (mut stage, guest) = stage("s4").await;
+        stage.rig.node.books.lock().update(guest, |config| config.auto_start = true).unwrap();
+        stage.rig.node.save(&crate::store::DataFile::ALL).await.unwrap();
+        stage.rig.sim.host().hypervisor.set_autostart(guest, true).await.unwrap();
+        let before = contents(&stage.rig, guest);
+        let process = stage.rig.sim.process();
+        process.die_at(point);
+        let told = stage.play().await;
+        let has_died = process.is_dead();
+        if has_died {
+            stage.rig.sim.lose_power("second boot");
+        }
+        if stage.rig.node.books.guest(guest).is_ok() && stage.rig.sim.state().domains[&guest].power == PowerState::Running {
+            let shown = contents(&stage.rig, guest);
+            let current = shown.keys().filter(|(snapshot, _)| snapshot.is_empty());
+            current.for_each(|key| assert_eq!(shown[key], before[key], "{at}: what the guest finds when it starts"));
+        }
+        let (stage, _) = stage.reboot(None).await;
+        let is_done = judge(&stage.rig, guest, "s4", &before, &at);
+        assert!(is_done || !told, "{at}");
+        assert_eq!(stage.rig.sim.state().domains[&guest].power, PowerState::Running, "{at}");
+        if !has_died {
+            break;
+        }
+        (walked, point) = (walked + 1, point + 1);
+    }
+    println!("{walked} points");
+}
+
 /// Dies at one point in `step`, and `then` points into the next start where that is given; the host loses its power then as well.
 async fn walk(name: &str, meanwhile: Meanwhile, step: usize, then: Option<u64>) -> u64 {
     let (points, before) = {
