@@ -93,6 +93,12 @@ impl VolumeGroup {
 }
 
 impl Volume {
+    /// A qcow2 image in the directory of a pool, which has no slash at its end.
+    pub fn in_pool(pool: &str, directory: &str, name: &str, capacity: u64) -> Self {
+        let path = format!("{directory}/{name}");
+        Self { name: name.to_owned(), format: "qcow2".into(), key: path.clone(), path, capacity, pool: pool.to_owned() }
+    }
+
     /// The volume's file.
     pub fn file(&self) -> &str {
         if self.path.is_empty() {

@@ -158,9 +158,8 @@ impl World {
     pub(super) fn forget_held_back(&mut self, id: GuestId) {
         self.end_merges();
         let name = id.to_string();
-        let (lost, kept) = std::mem::take(&mut self.held_back).into_iter().partition(|(path, _)| path.contains(&name));
-        self.held_back = kept;
-        let lost: std::collections::BTreeMap<String, std::collections::BTreeMap<u64, u64>> = lost;
+        let (lost, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held_back).into_iter().partition(|(path, _)| path.contains(&name));
+        self.held_back.extend(kept);
         for (path, blocks) in lost {
             let layer = self.layer(&path);
             self.set_layer(&path, SimLayer { blocks, ..layer });

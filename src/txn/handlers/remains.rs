@@ -23,10 +23,7 @@ pub(in crate::txn) fn volumes(node: &Node, config: &GuestConfig) -> Result<Volum
         let name = &config.name;
         return Err(Failure::refused(format!("the disks of guest '{name}' are in pool {pool}, which data/storage.data does not know")));
     };
-    let volume = |name: &String| {
-        let path = format!("{target}/{name}");
-        Volume { name: name.clone(), format: "qcow2".into(), key: path.clone(), path, capacity: 0, pool: pool.clone() }
-    };
+    let volume = |name: &String| Volume::in_pool(pool, target, name, 0);
     let boot_image = config.boot_image.clone();
     Ok(VolumeGroup { system: volume(system), data: names.map(volume).collect(), boot_image, ..VolumeGroup::default() })
 }

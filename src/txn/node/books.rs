@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::{
-    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Origin, Pool, PoolMode, PowerState, Resource, StorageBook, Volume, VolumeGroup,
+    Guest, GuestConfig, GuestId, InstanceBook, NetworkBook, Origin, Pool, PoolMode, PowerState, Resource, StorageBook, VolumeGroup,
     LOCAL_POOL,
 };
 use crate::store::{encode, DataFile, Loaded, Source, StoreError};
@@ -278,11 +278,7 @@ impl Inner {
         if let Some(reserved) = self.reserved.remove(&id) {
             self.network.resources.insert(id, reserved.resource);
         }
-        for volume in volumes.volumes() {
-            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
-                pool.volumes.insert(volume.name.clone(), true);
-            }
-        }
+        enter_in(&mut self.storage.pools, &volumes);
         self.storage.groups.insert(id, volumes);
         self.guests.insert(id, guest);
     }
@@ -293,28 +289,17 @@ impl Inner {
         self.reserved.remove(&id);
         self.network.resources.extend(resource.map(|resource| (id, resource)));
         let volumes = self.storage.groups.entry(id).or_insert_with(|| volumes.clone());
-        for volume in volumes.volumes() {
-            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
-                pool.volumes.insert(volume.name.clone(), true);
-            }
-        }
+        enter_in(&mut self.storage.pools, volumes);
         self.guests.entry(id).or_insert(guest);
     }
 
-    /// Replaces what is known of a guest's volumes.
+    /// Replaces what is known of a guest's volumes, if anything is.
     pub fn replace_volumes(&mut self, id: GuestId, group: VolumeGroup) {
-        let Some(before) = self.storage.groups.insert(id, group) else { return };
-        let after: Vec<Volume> = self.storage.groups.get(&id).into_iter().flat_map(VolumeGroup::volumes).cloned().collect();
-        for volume in before.volumes() {
-            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
-                pool.volumes.remove(&volume.name);
-            }
+        if let Some(before) = self.storage.groups.get(&id) {
+            strike_from(&mut self.storage.pools, before);
         }
-        for volume in after {
-            if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
-                pool.volumes.insert(volume.name, true);
-            }
-        }
+        enter_in(&mut self.storage.pools, &group);
+        self.storage.groups.insert(id, group);
     }
 
     /// Strikes a guest with all that it held.
@@ -323,11 +308,25 @@ impl Inner {
         self.arrivals.remove(&id);
         self.network.resources.remove(&id);
         if let Some(group) = self.storage.groups.remove(&id) {
-            for volume in group.volumes() {
-                if let Some(pool) = self.storage.pools.get_mut(&volume.pool) {
-                    pool.volumes.remove(&volume.name);
-                }
-            }
+            strike_from(&mut self.storage.pools, &group);
+        }
+    }
+}
+
+/// The pools list the volumes of a group.
+fn enter_in(pools: &mut BTreeMap<String, Pool>, group: &VolumeGroup) {
+    for volume in group.volumes() {
+        if let Some(pool) = pools.get_mut(&volume.pool) {
+            pool.volumes.insert(volume.name.clone(), true);
+        }
+    }
+}
+
+/// The pools do not list them any more.
+fn strike_from(pools: &mut BTreeMap<String, Pool>, group: &VolumeGroup) {
+    for volume in group.volumes() {
+        if let Some(pool) = pools.get_mut(&volume.pool) {
+            pool.volumes.remove(&volume.name);
         }
     }
 }

@@ -77,7 +77,7 @@ async fn enter_volumes(node: &Arc<Node>) -> bool {
                     guest = %id, %name,
                     "its volumes were lost from data/ and are entered again, with {} snapshots that its disks are based on", group.snapshots.len()
                 );
-                volumes::enter(node, id, group);
+                node.books.lock().replace_volumes(id, group);
             }
             Err(failure) => {
                 whole = false;
@@ -134,9 +134,9 @@ async fn enter(node: &Arc<Node>, domain: DefinedDomain, pool: String, names: Vec
     node.host.hypervisor.reconfigure(domain.id, &DomainEdit::MonitorSecret(monitor_secret)).await?;
     let resource = Resource { monitor_port, hardware_address, ..Resource::default() };
     let guest = Guest { power: PowerState::Lost, ..Guest::new(config) };
-    let id = domain.id;
-    node.books.lock().restore_guest(guest, &group, Some(resource));
-    volumes::enter(node, id, group);
+    let mut books = node.books.lock();
+    books.restore_guest(guest, &group, Some(resource));
+    books.replace_volumes(domain.id, group);
     Ok(())
 }
 

@@ -24,28 +24,14 @@ pub(super) async fn find(node: &Node, id: GuestId, pool: &str, names: &[String])
     let mut volumes = Vec::new();
     let mut below = Vec::new();
     for name in names {
-        let path = format!("{target}/{name}");
-        let image = node.host.disks.inspect(&path).await?;
+        let image = node.host.disks.inspect(&format!("{target}/{name}")).await?;
         below.push(chain(node, &format!("{target}/{}", file_prefix(id)), image.backing).await?);
-        let capacity = image.capacity;
-        volumes.push(Volume { name: name.clone(), format: "qcow2".into(), key: path.clone(), path, capacity, pool: pool.to_owned() });
+        volumes.push(Volume::in_pool(pool, &target, name, image.capacity));
     }
     let mut volumes = volumes.into_iter();
     let mut group = VolumeGroup { system: volumes.next().unwrap_or_default(), data: volumes.collect(), ..VolumeGroup::default() };
     take_snapshots(&mut group, id, names, &below);
     Ok(group)
-}
-
-/// The group takes the place of what the books know.
-pub(super) fn enter(node: &Node, id: GuestId, group: VolumeGroup) {
-    let mut books = node.books.lock();
-    let names: Vec<(String, String)> = group.volumes().map(|volume| (volume.pool.clone(), volume.name.clone())).collect();
-    books.replace_volumes(id, group);
-    for (pool, name) in names {
-        if let Some(pool) = books.storage.pools.get_mut(&pool) {
-            pool.volumes.insert(name, true);
-        }
-    }
 }
 
 /// The images of this guest below one of its disks, nearest first.
